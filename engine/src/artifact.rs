@@ -1,0 +1,95 @@
+//! Artifacts as values: what went through a port, named by content.
+//!
+//! Knows nothing of where the bytes lie (`store` does) and nothing of what they mean (`tasks` does).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// How the content of a port is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// One file.
+    File,
+    /// A tree of files whose relative names are part of the content (a model: `config.json`, `model.safetensors`).
+    Directory,
+    /// An ordered list of parts whose names are not part of the content (documents, tokens). A part is a file or a
+    /// directory.
+    Shards,
+}
+
+/// Content by digest: a file, a directory, or an ordered list of shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    File(Blob),
+    Directory(BTreeMap<String, Blob>),
+    Shards(Vec<Content>),
+}
+
+/// One file of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    pub digest: Digest,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+impl Content {
+    pub fn shape(&self) -> Shape {
+        match self {
+            Self::File(_) => Shape::File,
+            Self::Directory(_) => Shape::Directory,
+            Self::Shards(_) => Shape::Shards,
+        }
+    }
+
+    /// The identity of the content. A file is its bytes; a directory its relative names and bytes; shards are their
+    /// parts in order.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::File(blob) => blob.digest,
+            Self::Directory(files) => {
+                let mut hasher = blake3::Hasher::new_derive_key("kbuild directory v1");
+                for (name, blob) in files {
+                    hasher.update(&(name.len() as u64).to_le_bytes());
+                    hasher.update(name.as_bytes());
+                    hasher.update(blob.digest.as_bytes());
+                }
+                Digest::from_bytes(*hasher.finalize().as_bytes())
+            }
+            Self::Shards(parts) => {
+                let mut hasher = blake3::Hasher::new_derive_key("kbuild shards v1");
+                for part in parts {
+                    hasher.update(part.digest().as_bytes());
+                }
+                Digest::from_bytes(*hasher.finalize().as_bytes())
+            }
+        }
+    }
+
+    /// Total length in bytes.
+    pub fn size(&self) -> u64 {
+        self.blobs().iter().map(|blob| blob.size).sum()
+    }
+
+    /// Every file below, in order.
+    pub fn blobs(&self) -> Vec<Blob> {
+        match self {
+            Self::File(blob) => vec![*blob],
+            Self::Directory(files) => files.values().copied().collect(),
+            Self::Shards(parts) => parts.iter().flat_map(Content::blobs).collect(),
+        }
+    }
+
+    /// The parts of a list of shards; any other content is its own single part.
+    pub fn parts(&self) -> &[Content] {
+        match self {
+            Self::Shards(parts) => parts,
+            _ => std::slice::from_ref(self),
+        }
+    }
+}

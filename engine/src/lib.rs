@@ -1,0 +1,14 @@
+//! The engine of kbuild: builds DAGs of content-addressed tasks. It has never heard of a tensor.
+//!
+//! ```text
+//! Kananafile ─parse─▶ declarations ─check─▶ tasks ─▶ Graph ─scan─▶ Snapshot ─plan─▶ Plan ─build─▶ Outcome
+//!    pure                pure              pure      reads disk      pure      │  reads, runs, writes
+//! ```
+
+pub mod artifact;
+pub mod canonical;
+pub mod digest;
+pub mod facts;
+pub mod kananafile;
+pub mod kind;
+pub mod runner;

@@ -1,0 +1,8 @@
+//! From raw text to tokens: extract, clean, classify, tokenize.
+
+use kbuild_engine::kind::Kind;
+
+/// The kinds of this module.
+pub fn kinds() -> Vec<Kind> {
+    vec![]
+}

@@ -1,0 +1,26 @@
+//! What an LLM build does: the table of kinds, and the formats that travel between them.
+//!
+//! `program → tasks → engine`, never back. `model/` alone names candle, gemm or cudarc.
+
+pub mod data;
+pub mod formats;
+pub mod measure;
+pub mod model;
+pub mod surgery;
+pub mod train;
+
+use kbuild_engine::kind::{Kind, Kinds};
+
+/// Every kind and format that this program offers. Adding a kind = one file and one line here.
+pub fn kinds() -> Kinds {
+    let kinds: Vec<Kind> = [
+        data::kinds(),
+        train::kinds(),
+        surgery::kinds(),
+        measure::kinds(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    Kinds::new(kinds, formats::table())
+}

@@ -1,0 +1,8 @@
+//! What came out: evaluation, choice between candidates, reports.
+
+use kbuild_engine::kind::Kind;
+
+/// The kinds of this module.
+pub fn kinds() -> Vec<Kind> {
+    vec![]
+}
