@@ -17,3 +17,5 @@ pub mod plan;
 pub mod receipt;
 pub mod runner;
 pub mod schedule;
+#[cfg(test)]
+mod testing;
