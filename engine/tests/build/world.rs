@@ -168,11 +168,13 @@ impl Built {
     }
 
     pub fn warnings(&self) -> Vec<&str> {
-        let text = |event| match event {
-            &BuildEvent::Warning { ref text } => Some(text.as_str()),
-            _ => None,
-        };
-        self.events.iter().filter_map(text).collect()
+        let events = self.events.iter();
+        events
+            .filter_map(|event| match event {
+                BuildEvent::Warning { text } => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 }
 
