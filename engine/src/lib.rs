@@ -23,3 +23,5 @@ pub mod runner;
 pub mod schedule;
 pub mod store;
 pub mod workspace;
+#[cfg(test)]
+mod testing;
