@@ -29,7 +29,10 @@ fn run(name: &str, cases: &[Case]) {
     let mut counts = BTreeMap::new();
     for case in cases {
         let ids = vectors.ids();
-        let mut words = ids.iter().filter(|id| case.covers(id)).map(|id| coverage.word(id));
+        let mut words = ids
+            .iter()
+            .filter(|id| case.covers(id))
+            .map(|id| coverage.word(id));
         if words.any(|word| matches!(word, Some("run" | "negative"))) {
             (case.run)(&vectors);
             *counts.entry(case.id).or_insert(0) += 1;

@@ -47,7 +47,9 @@ fn shingles(simplified: &str) -> Vec<u64> {
 /// Multipliers and offsets: `RandomState(1).randint(1 | 0, 2^61 - 1, dtype=uint64, size=(1, 112))` of numpy.
 pub static PARAMETERS: LazyLock<Vec<(u64, u64)>> = LazyLock::new(|| {
     let mut generator = MersenneTwister::new(SEED);
-    let a: Vec<u64> = (0..HASHES).map(|_| 1 + generator.below_or_equal(PRIME - 2)).collect();
+    let a: Vec<u64> = (0..HASHES)
+        .map(|_| 1 + generator.below_or_equal(PRIME - 2))
+        .collect();
     let b = (0..HASHES).map(|_| generator.below_or_equal(PRIME - 1));
     a.into_iter().zip(b).collect()
 });

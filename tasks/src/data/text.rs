@@ -11,7 +11,8 @@ use unicode_general_category::{GeneralCategory, get_general_category};
 use unicode_normalization::UnicodeNormalization;
 
 /// `PUNCTUATION` of datatrove without its control characters, which [`is_punctuation`] adds.
-const PUNCTUATION: &str = "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»";
+const PUNCTUATION: &str =
+    "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»";
 
 /// Marks that end a sentence in any script. `…` is not one of them.
 const TERMINAL: &str = "\
@@ -69,7 +70,9 @@ pub fn is_letter(c: char) -> bool {
 
 /// Python's `split()`.
 pub fn words(text: &str) -> Vec<&str> {
-    text.split(is_space).filter(|word| !word.is_empty()).collect()
+    text.split(is_space)
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 /// Python's `strip()`.
@@ -87,7 +90,8 @@ pub fn lines(text: &str) -> Vec<&str> {
     let is_end = |c: char| {
         matches!(
             c,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
+                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
         )
     };
     let mut lines = Vec::new();
@@ -155,13 +159,19 @@ mod tests {
 
     #[test]
     fn lines_end_where_pythons_do() {
-        assert_eq!(lines("a\r\nb\n\nc\u{2028}d\u{85}"), ["a", "b", "", "c", "d"]);
+        assert_eq!(
+            lines("a\r\nb\n\nc\u{2028}d\u{85}"),
+            ["a", "b", "", "c", "d"]
+        );
         assert_eq!(lines(""), Vec::<&str>::new());
     }
 
     #[test]
     fn words_split_at_separators_too() {
-        assert_eq!(words(" a\u{1c}b\u{a0}c\u{3000}한 글\n"), ["a", "b", "c", "한", "글"]);
+        assert_eq!(
+            words(" a\u{1c}b\u{a0}c\u{3000}한 글\n"),
+            ["a", "b", "c", "한", "글"]
+        );
     }
 
     #[test]

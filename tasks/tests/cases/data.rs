@@ -148,7 +148,11 @@ fn document(case: &Value, text: &str) {
         };
         assert_eq!(decision, expected, "{place}: {rule}");
         if let (Some(output), Some(hash)) = (output, case["ws"].get(format!("{rule}_out_sha256"))) {
-            assert_eq!(Value::from(sha256(output.as_bytes())), *hash, "{place}: {rule}");
+            assert_eq!(
+                Value::from(sha256(output.as_bytes())),
+                *hash,
+                "{place}: {rule}"
+            );
         }
     }
 }

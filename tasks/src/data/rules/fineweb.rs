@@ -48,10 +48,16 @@ impl FineWeb {
         let share_of = |test: fn(&str) -> bool| {
             share(lines.iter().filter(|line| test(line)).count(), lines.len())
         };
-        if below(share_of(|line| line.ends_with(is_terminal)), self.line_punct_ratio) {
+        if below(
+            share_of(|line| line.ends_with(is_terminal)),
+            self.line_punct_ratio,
+        ) {
             return Verdict::drop("line_punct_ratio");
         }
-        if above(share_of(|line| length(line) <= SHORT_LINE), self.short_line_ratio) {
+        if above(
+            share_of(|line| length(line) <= SHORT_LINE),
+            self.short_line_ratio,
+        ) {
             return Verdict::drop("short_line_ratio");
         }
         let n_newlines = text.matches('\n').count();
@@ -74,11 +80,20 @@ mod tests {
     fn each_rule_has_its_text() {
         let rule = |text: &str| FineWeb::ENGLISH.judge(text);
         assert_eq!(rule(" \n\n"), Verdict::drop("empty"));
-        assert_eq!(rule("no mark at the end"), Verdict::drop("line_punct_ratio"));
+        assert_eq!(
+            rule("no mark at the end"),
+            Verdict::drop("line_punct_ratio")
+        );
         assert_eq!(rule("Short one."), Verdict::drop("short_line_ratio"));
         let line = "This line is long enough to count as a line.";
         assert_eq!(rule(line), Verdict::Keep);
-        assert_eq!(rule(&format!("{line}\n{line}")), Verdict::drop("char_dup_ratio"));
-        assert_eq!(rule(&format!("{line}\n\n\n\n")), Verdict::drop("list_ratio"));
+        assert_eq!(
+            rule(&format!("{line}\n{line}")),
+            Verdict::drop("char_dup_ratio")
+        );
+        assert_eq!(
+            rule(&format!("{line}\n\n\n\n")),
+            Verdict::drop("list_ratio")
+        );
     }
 }

@@ -63,14 +63,22 @@ impl Korean {
         let n_words = words(text).len();
         ["…", "...", "#"]
             .iter()
-            .any(|symbol| above(share(text.matches(symbol).count(), n_words), self.max_symbols))
+            .any(|symbol| {
+                above(
+                    share(text.matches(symbol).count(), n_words),
+                    self.max_symbols,
+                )
+            })
             .then_some("korean_too_many_symbols")
     }
 
     fn line_shapes(&self, text: &str) -> Option<&'static str> {
         let lines = lines(text);
         let count = |test: fn(&str) -> bool| lines.iter().filter(|line| test(line)).count();
-        if above(share(count(starts_with_bullet), lines.len()), self.max_bullet_lines) {
+        if above(
+            share(count(starts_with_bullet), lines.len()),
+            self.max_bullet_lines,
+        ) {
             return Some("korean_too_many_bullets");
         }
         let ellipses = share(count(ends_with_ellipsis), lines.len());
@@ -103,7 +111,7 @@ mod tests {
         let good = "스프레드시트에서 함수를 사용하면 계산이 훨씬 간단해집니다. ".repeat(3);
         assert_eq!(rule(&good), Verdict::Keep);
         assert_eq!(rule("짧은 글입니다"), Verdict::drop("korean_short_doc"));
-        let english = "spreadsheets simplify computation considerably ".repeat(3);
+        let english = "these sheets make sums very simple ".repeat(3);
         assert_eq!(rule(&english), Verdict::drop("korean_below_hangul"));
         let bullets = "• 스프레드시트 함수의 간단한 목록\n".repeat(9);
         assert_eq!(rule(&bullets), Verdict::drop("korean_too_many_bullets"));

@@ -92,7 +92,10 @@ impl Quality {
     fn line_shapes(&self, text: &str) -> Option<&'static str> {
         let lines = lines(text);
         let count = |test: fn(&str) -> bool| lines.iter().filter(|line| test(line)).count();
-        if above(share(count(starts_with_bullet), lines.len()), self.max_bullet_lines) {
+        if above(
+            share(count(starts_with_bullet), lines.len()),
+            self.max_bullet_lines,
+        ) {
             return Some("gopher_too_many_bullets");
         }
         let ellipses = share(count(ends_with_ellipsis), lines.len());
@@ -100,12 +103,19 @@ impl Quality {
     }
 
     fn vocabulary(&self, words: &[&str]) -> Option<&'static str> {
-        let alpha = words.iter().filter(|word| word.chars().any(is_letter)).count();
+        let alpha = words
+            .iter()
+            .filter(|word| word.chars().any(is_letter))
+            .count();
         if below(share(alpha, words.len()), self.min_alpha_words) {
             return Some("gopher_below_alpha_threshold");
         }
         let seen: HashSet<&str> = words.iter().copied().collect();
-        let n_stop = self.stop_words.iter().filter(|word| seen.contains(**word)).count();
+        let n_stop = self
+            .stop_words
+            .iter()
+            .filter(|word| seen.contains(**word))
+            .count();
         below(n_stop as f64, self.min_stop_words).then_some("gopher_enough_stop_words")
     }
 }

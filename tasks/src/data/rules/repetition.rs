@@ -101,7 +101,10 @@ fn split_runs(text: &str, min: usize) -> Vec<&str> {
     let (mut start, mut at) = (0, 0);
     let bytes = text.as_bytes();
     while at < bytes.len() {
-        let run = bytes[at..].iter().take_while(|byte| **byte == b'\n').count();
+        let run = bytes[at..]
+            .iter()
+            .take_while(|byte| **byte == b'\n')
+            .count();
         if run >= min {
             parts.push(&text[start..at]);
             start = at + run;
