@@ -2,6 +2,125 @@
 //!
 //! The estimator is unbiased: the mean over all n-subsets of the N samples that exist, in closed form (recipe 9).
 
+use std::collections::BTreeMap;
+
+use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::runner::{Context, Failure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::json::write_report;
+use super::scored::{self, ByPrompt, same_prompts};
+use super::statistics::{bootstrap_interval, mean};
+use crate::train::records::Score;
+
+/// The `best-of-n` kind.
+pub struct BestOfN;
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// The sizes of the curve; powers of two up to the number of samples where empty.
+    pub n: Vec<usize>,
+    /// Resamples of the bootstrap interval over prompts.
+    pub resamples: usize,
+    pub seed: u64,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            n: Vec::new(),
+            resamples: 1000,
+            seed: 0,
+        }
+    }
+}
+
+impl TaskKind for BestOfN {
+    const NAME: &'static str = "best-of-n";
+    const VERSION: u32 = 1;
+    const SUMMARY: &'static str = "Measures how good the responses are that a reward model picks among n";
+
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new()
+            .input("scores", "scores", Arity::One, "what the reward model thinks of each sample")
+            .input("gold", "scores", Arity::One, "how good each sample is, by a judge of its own")
+            .output("report", "report", "curve over n, and the quality at the largest n")
+    }
+
+    fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
+        let scores = scored::load(&context.one("scores").path)?;
+        let gold = scored::load(&context.one("gold").path)?;
+        same_prompts(&scores, &gold)?;
+        let report = report(&params, &scores, &gold)?;
+        write_report(context.output("report"), &report)
+    }
+}
+
+fn report(params: &Params, scores: &ByPrompt, gold: &ByPrompt) -> Result<Value, Failure> {
+    let samples = scores.values().map(Vec::len).min().unwrap_or(0);
+    let sizes = if params.n.is_empty() { ladder(samples) } else { params.n.clone() };
+    let mut curve = Vec::new();
+    let mut quality = BTreeMap::new();
+    for n in sizes {
+        let values = per_prompt(scores, gold, n)?;
+        let interval = bootstrap_interval(&values, params.resamples, params.seed);
+        quality.insert(n, mean(&values));
+        curve.push(json!({"n": n, "quality": mean(&values), "interval": interval, "kl": kl(n)}));
+    }
+    let lengths = |pick: bool| -> f64 {
+        let of = |scores: &Vec<Score>| -> f64 {
+            let all: Vec<f64> = scores.iter().map(|score| score.length as f64).collect();
+            let values: Vec<f64> = scores.iter().map(|score| score.score).collect();
+            let best = if pick { best_of_n(&values, &all, all.len()) } else { best_of_n(&values, &all, 1) };
+            best.unwrap_or(0.0)
+        };
+        mean(&scores.values().map(of).collect::<Vec<f64>>())
+    };
+    let first = quality.first_key_value().map(|(_, quality)| *quality);
+    let last = quality.last_key_value();
+    Ok(json!({
+        "kind": BestOfN::NAME,
+        "prompts": scores.len(),
+        "samples": samples,
+        "curve": curve,
+        "best": {
+            "n": last.map(|(n, _)| *n),
+            "quality": last.map(|(_, quality)| *quality),
+            "gain": last.zip(first).map(|((_, last), first)| last - first),
+        },
+        "mean_length": {"all": lengths(false), "picked": lengths(true)},
+    }))
+}
+
+fn per_prompt(scores: &ByPrompt, gold: &ByPrompt, n: usize) -> Result<Vec<f64>, Failure> {
+    scores
+        .iter()
+        .zip(gold.values())
+        .map(|((prompt, scores), gold)| {
+            let numbers = |scores: &[Score]| -> Vec<f64> {
+                scores.iter().map(|score| score.score).collect()
+            };
+            if scores.len() != gold.len() {
+                return Err(Failure::input(format!(
+                    "prompt {prompt} has {} scores and {} gold scores",
+                    scores.len(),
+                    gold.len()
+                ))
+                .help("score the same samples twice: once by the reward model, once by the gold reward"));
+            }
+            best_of_n(&numbers(scores), &numbers(gold), n).ok_or_else(|| {
+                Failure::input(format!("prompt {prompt} has {} samples, best of {n} needs more", scores.len()))
+                    .help("ask for smaller `n`, or sample more responses")
+            })
+        })
+        .collect()
+}
+
 /// Mean quality of the highest-scored of `n` samples, over every n-subset of the samples of one prompt.
 ///
 /// `scores` and `qualities` are aligned; equal scores: the lower index wins. None when `n` is 0 or exceeds the samples.

@@ -34,7 +34,9 @@ pub struct Params {
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     #[default]
+    #[serde(alias = "min")]
     Lower,
+    #[serde(alias = "max")]
     Higher,
 }
 

@@ -1,7 +1,11 @@
 //! Facts of a model before it exists: the names of `config.json`, and `parameters`.
 
-use kbuild_engine::facts::Facts;
-use kbuild_engine::runner::Context;
+use std::path::Path;
+
+use kbuild_engine::digest::Digest;
+use kbuild_engine::facts::{Fact, Facts};
+use kbuild_engine::kind::{Complaint, Known};
+use kbuild_engine::runner::{AtPath, Context, Failure};
 
 use crate::model::{Config, Head};
 
@@ -42,8 +46,9 @@ fn parameters(facts: &Facts) -> Option<u64> {
     Some((layers + embeddings + hidden) as u64)
 }
 
-/// States the measured shape of the model on an output port.
-pub fn state(context: &mut Context, port: &str, config: &Config) {
+/// States the measured shape and vocabulary of the model that was written to an output port.
+pub fn state(context: &mut Context, port: &str, config: &Config) -> Result<(), Failure> {
+    let vocabulary = vocabulary(context.output(port))?;
     let sizes = [
         config.vocab_size,
         config.hidden_size,
@@ -61,4 +66,48 @@ pub fn state(context: &mut Context, port: &str, config: &Config) {
     }
     context.fact(port, "max_position_embeddings", config.max_position_embeddings as u64);
     context.fact(port, "parameters", config.parameter_count());
+    if let Some(digest) = vocabulary {
+        context.fact(port, "vocab", digest);
+    }
+    Ok(())
+}
+
+/// Complaints for every artifact of a port whose vocabulary is known to be another than the model's. Sizes are never
+/// compared: two vocabularies of one size are still two.
+pub fn same_vocabulary(known: &Known<'_>, model: &str, port: &str) -> Vec<Complaint> {
+    let Some(own) = known.one(model).and_then(|facts| facts.get("vocab")) else {
+        return Vec::new();
+    };
+    let differs = |facts: &Facts| facts.get("vocab").is_some_and(|other| differ(own, other));
+    known
+        .many(port)
+        .iter()
+        .filter(|(_, facts)| differs(facts))
+        .map(|(label, _)| {
+            Complaint::new(
+                &format!("inputs.{port}"),
+                format!("`{label}` is written in another vocabulary than the model's"),
+                "tokenize it with the tokenizer that the model was trained with",
+            )
+        })
+        .collect()
+}
+
+/// Two facts of the same sort that are not equal; a symbol and a value may still turn out to be the same.
+fn differ(a: &Fact, b: &Fact) -> bool {
+    match (a, b) {
+        (Fact::Known(a), Fact::Known(b)) => a != b,
+        (Fact::Symbol(a), Fact::Symbol(b)) => a != b,
+        _ => false,
+    }
+}
+
+/// The identity of the vocabulary beside a model: the digest of its `tokenizer.json`.
+pub fn vocabulary(directory: &Path) -> Result<Option<String>, Failure> {
+    let path = directory.join("tokenizer.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).at(&path)?;
+    Ok(Some(Digest::of(&bytes).to_hex()))
 }

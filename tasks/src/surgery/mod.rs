@@ -8,7 +8,7 @@
 
 mod baseline;
 pub mod cut;
-mod facts;
+pub mod facts;
 pub mod importance;
 pub mod layer_map;
 pub mod observe;

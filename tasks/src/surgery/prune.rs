@@ -226,7 +226,7 @@ impl TaskKind for Prune {
         let target = context.output("model").to_owned();
         small.save(&target)?;
         tokenizer_files::copy(&source, &target)?;
-        facts::state(context, "model", &small.config);
+        facts::state(context, "model", &small.config)?;
         let report = report(&params, &parent.config, &small.config, &kept);
         write_report(context.output("report"), &report)
     }

@@ -94,7 +94,7 @@ impl TaskKind for Upscale {
         let target = context.output("model").to_owned();
         deeper.save(&target)?;
         tokenizer_files::copy(&source, &target)?;
-        facts::state(context, "model", &deeper.config);
+        facts::state(context, "model", &deeper.config)?;
         let report = json!({
             "kind": Self::NAME,
             "layer_map": map.source,
