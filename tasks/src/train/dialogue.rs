@@ -46,7 +46,11 @@ pub struct TokenizedChat {
 impl TokenizedChat {
     /// Tokens that a loss counts.
     pub fn n_targets(&self) -> usize {
-        self.targets.iter().skip(1).filter(|target| **target).count()
+        self.targets
+            .iter()
+            .skip(1)
+            .filter(|target| **target)
+            .count()
     }
 }
 
@@ -88,7 +92,12 @@ pub fn tokenize_preference(
     boundary: Boundary,
 ) -> Result<[Vec<u32>; 3], Failure> {
     let (prompt, chosen) = split(tokenizer, &preference.prompt, &preference.chosen, boundary)?;
-    let (other, rejected) = split(tokenizer, &preference.prompt, &preference.rejected, boundary)?;
+    let (other, rejected) = split(
+        tokenizer,
+        &preference.prompt,
+        &preference.rejected,
+        boundary,
+    )?;
     if prompt != other {
         return Err(Failure::input(
             "the prompt's tokens depend on the answer: chosen and rejected begin at different places",
@@ -106,15 +115,23 @@ fn split(
 ) -> Result<(Vec<u32>, Vec<u32>), Failure> {
     let last_is_assistant = answer.last().is_some_and(is_assistant);
     if !last_is_assistant {
-        return Err(Failure::input(
-            "an answer of a preference must end in an assistant turn",
-        )
-        .help("give `chosen` and `rejected` as lists of messages with `role` = \"assistant\""));
+        return Err(
+            Failure::input("an answer of a preference must end in an assistant turn").help(
+                "give `chosen` and `rejected` as lists of messages with `role` = \"assistant\"",
+            ),
+        );
     }
     let messages = [prompt, answer].concat();
     let text = tokenizer.render(&messages, false)?;
     let ids = tokenizer.encode(&text)?;
-    let last = span_of(tokenizer, &messages, messages.len() - 1, &text, &ids, boundary)?;
+    let last = span_of(
+        tokenizer,
+        &messages,
+        messages.len() - 1,
+        &text,
+        &ids,
+        boundary,
+    )?;
     let start = if answer.len() == 1 {
         last.start
     } else {
@@ -151,7 +168,9 @@ fn span_of(
         common_length(&tokenizer.encode(&through)?, ids, boundary)?
     };
     let span = start..end.max(start);
-    let stop = ids[span.clone()].iter().rposition(|&id| tokenizer.is_special(id));
+    let stop = ids[span.clone()]
+        .iter()
+        .rposition(|&id| tokenizer.is_special(id));
     match stop {
         Some(stop) => Ok(start..start + stop + 1),
         None => Err(Failure::input(format!(
@@ -171,7 +190,11 @@ fn check_prefix(prefix: &str, text: &str) -> Result<(), Failure> {
     if text.starts_with(prefix) {
         return Ok(());
     }
-    let same = prefix.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+    let same = prefix
+        .bytes()
+        .zip(text.bytes())
+        .take_while(|(a, b)| a == b)
+        .count();
     Err(Failure::input(format!(
         "the chat template renders a conversation differently once it goes on (from byte {same}): what the assistant says cannot be found"
     ))
@@ -231,7 +254,11 @@ mod tests {
         }
         assert!(completion.n_targets() < assistant.n_targets());
         assert_eq!(completion.stop, tokenizer.id_of("<|end|>"));
-        assert_eq!(completion.targets.last(), Some(&true), "the stop token is a target");
+        assert_eq!(
+            completion.targets.last(),
+            Some(&true),
+            "the stop token is a target"
+        );
     }
 
     #[test]
@@ -239,7 +266,12 @@ mod tests {
         let tokenizer = tokenizer(Some(
             "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}{{ m.content }}<|end|>{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
         ));
-        let chat = tokenize_chat(&tokenizer, &chat(), LossMask::AssistantOnly, Boundary::Error);
+        let chat = tokenize_chat(
+            &tokenizer,
+            &chat(),
+            LossMask::AssistantOnly,
+            Boundary::Error,
+        );
         let chat = chat.unwrap();
         assert_eq!(chat.targets.last(), Some(&false));
         assert_eq!(chat.stop, tokenizer.id_of("<|end|>"));
@@ -249,9 +281,14 @@ mod tests {
     fn templates_that_cannot_be_trained_on_are_refused() {
         let refuse = |template: &str| {
             let tokenizer = tokenizer(Some(template));
-            tokenize_chat(&tokenizer, &chat(), LossMask::AssistantOnly, Boundary::Error)
-                .unwrap_err()
-                .message
+            tokenize_chat(
+                &tokenizer,
+                &chat(),
+                LossMask::AssistantOnly,
+                Boundary::Error,
+            )
+            .unwrap_err()
+            .message
         };
         let no_stop = "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
         assert!(refuse(no_stop).contains("never learns to stop"));

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,10 @@ impl TaskKind for MakePairs {
             return Err(complaints);
         }
         let mut facts = Facts::default();
-        if let Some(vocab) = known.one("samples").and_then(|samples| samples.get("vocab")) {
+        if let Some(vocab) = known
+            .one("samples")
+            .and_then(|samples| samples.get("vocab"))
+        {
             facts.set_fact("vocab", vocab.clone());
         }
         Ok(Prediction::default().output("pairs", facts))

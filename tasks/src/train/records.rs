@@ -110,9 +110,8 @@ pub fn write<T: Serialize>(
 ) -> Result<(), Failure> {
     let mut file = BufWriter::new(File::create(path).at(path)?);
     for record in records {
-        let line = serde_json::to_string(&record).map_err(|error| {
-            Failure::input(format!("`{}`: {error}", path.display()))
-        })?;
+        let line = serde_json::to_string(&record)
+            .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
         writeln!(file, "{line}").at(path)?;
     }
     file.flush().at(path)
