@@ -41,15 +41,30 @@ impl Default for Params {
 impl TaskKind for BestOfN {
     const NAME: &'static str = "best-of-n";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Measures how good the responses are that a reward model picks among n";
+    const SUMMARY: &'static str =
+        "Measures how good the responses are that a reward model picks among n";
 
     type Params = Params;
 
     fn ports() -> Ports {
         Ports::new()
-            .input("scores", "scores", Arity::One, "what the reward model thinks of each sample")
-            .input("gold", "scores", Arity::One, "how good each sample is, by a judge of its own")
-            .output("report", "report", "curve over n, and the quality at the largest n")
+            .input(
+                "scores",
+                "scores",
+                Arity::One,
+                "what the reward model thinks of each sample",
+            )
+            .input(
+                "gold",
+                "scores",
+                Arity::One,
+                "how good each sample is, by a judge of its own",
+            )
+            .output(
+                "report",
+                "report",
+                "curve over n, and the quality at the largest n",
+            )
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -63,7 +78,11 @@ impl TaskKind for BestOfN {
 
 fn report(params: &Params, scores: &ByPrompt, gold: &ByPrompt) -> Result<Value, Failure> {
     let samples = scores.values().map(Vec::len).min().unwrap_or(0);
-    let sizes = if params.n.is_empty() { ladder(samples) } else { params.n.clone() };
+    let sizes = if params.n.is_empty() {
+        ladder(samples)
+    } else {
+        params.n.clone()
+    };
     let mut curve = Vec::new();
     let mut quality = BTreeMap::new();
     for n in sizes {
@@ -76,7 +95,11 @@ fn report(params: &Params, scores: &ByPrompt, gold: &ByPrompt) -> Result<Value, 
         let of = |scores: &Vec<Score>| -> f64 {
             let all: Vec<f64> = scores.iter().map(|score| score.length as f64).collect();
             let values: Vec<f64> = scores.iter().map(|score| score.score).collect();
-            let best = if pick { best_of_n(&values, &all, all.len()) } else { best_of_n(&values, &all, 1) };
+            let best = if pick {
+                best_of_n(&values, &all, all.len())
+            } else {
+                best_of_n(&values, &all, 1)
+            };
             best.unwrap_or(0.0)
         };
         mean(&scores.values().map(of).collect::<Vec<f64>>())
@@ -171,7 +194,9 @@ mod tests {
     #[test]
     fn a_score_that_is_the_quality_never_gets_worse_with_n() {
         let scores: Vec<f64> = (0..9).map(|i| f64::from(i * 37 % 11)).collect();
-        let curve: Vec<f64> = (1..=9).map(|n| best_of_n(&scores, &scores, n).unwrap()).collect();
+        let curve: Vec<f64> = (1..=9)
+            .map(|n| best_of_n(&scores, &scores, n).unwrap())
+            .collect();
         assert!(curve.windows(2).all(|pair| pair[0] <= pair[1] + 1e-12));
     }
 

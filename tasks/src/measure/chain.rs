@@ -61,10 +61,18 @@ mod tests {
 
     #[test]
     fn kananas_depth_up_scaling_saves_11_06_percent() {
-        let chain = [stage(8.0, 3.0), stage(9.8, 0.2), stage(26.8, 3.0), stage(32.5, 0.2)];
+        let chain = [
+            stage(8.0, 3.0),
+            stage(9.8, 0.2),
+            stage(26.8, 3.0),
+            stage(32.5, 0.2),
+        ];
         let scratch = [stage(9.8, 3.0), stage(32.5, 3.0)];
         assert!((saving(&chain, &scratch) - 0.110_64).abs() < 5e-6);
-        let (small, large) = (saving(&chain[..2], &scratch[..1]), saving(&chain[2..], &scratch[1..]));
+        let (small, large) = (
+            saving(&chain[..2], &scratch[..1]),
+            saving(&chain[2..], &scratch[1..]),
+        );
         assert!((small - 0.1170).abs() < 5e-5 && (large - 0.1087).abs() < 5e-5);
         let share = (flops(&chain[1..2]) + flops(&chain[3..])) / flops(&chain);
         assert!((share - 0.0750).abs() < 5e-5);

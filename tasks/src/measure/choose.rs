@@ -85,10 +85,7 @@ impl Choice {
 }
 
 /// The best of the scored candidates; equal scores: the earlier one.
-pub fn choose(
-    scores: &[(String, f64)],
-    params: &Params,
-) -> Result<Choice, String> {
+pub fn choose(scores: &[(String, f64)], params: &Params) -> Result<Choice, String> {
     let mut best: Option<usize> = None;
     for (index, (label, score)) in scores.iter().enumerate() {
         if !score.is_finite() {
@@ -126,7 +123,10 @@ fn reason(
         }
     }
     let Some((second, second_score)) = runner_up else {
-        return format!("`{winner}` is the only candidate ({} = {score})", params.metric);
+        return format!(
+            "`{winner}` is the only candidate ({} = {score})",
+            params.metric
+        );
     };
     let margin = (score - second_score).abs();
     let lead = if margin == 0.0 {
@@ -144,19 +144,29 @@ fn reason(
 impl TaskKind for Choose {
     const NAME: &'static str = "choose";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Chooses the best of several candidates by a number in their reports";
+    const SUMMARY: &'static str =
+        "Chooses the best of several candidates by a number in their reports";
 
     type Params = Params;
 
     fn ports() -> Ports {
         Ports::new()
-            .input("reports", "report", Arity::Many, "the report of each candidate, by label")
+            .input(
+                "reports",
+                "report",
+                Arity::Many,
+                "the report of each candidate, by label",
+            )
             .labelled("reports")
             .output("choice", "choice", "winner, value, scores and reason")
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let labels: Vec<&str> = known.many("reports").iter().map(|(label, _)| label.as_str()).collect();
+        let labels: Vec<&str> = known
+            .many("reports")
+            .iter()
+            .map(|(label, _)| label.as_str())
+            .collect();
         let mut complaints = Vec::new();
         if !params.metric.starts_with('/') {
             complaints.push(Complaint::new(
@@ -165,7 +175,10 @@ impl TaskKind for Choose {
                 "write the path to a number in the reports, such as `/mean/bits_per_byte`",
             ));
         }
-        let unknown = params.values.keys().filter(|label| !labels.contains(&label.as_str()));
+        let unknown = params
+            .values
+            .keys()
+            .filter(|label| !labels.contains(&label.as_str()));
         complaints.extend(unknown.map(|label| {
             Complaint::new(
                 &format!("params.values.{label}"),
@@ -173,7 +186,9 @@ impl TaskKind for Choose {
                 format!("the candidates are {}", quoted(&labels)),
             )
         }));
-        let valueless = labels.iter().filter(|label| !params.values.is_empty() && !params.values.contains_key(**label));
+        let valueless = labels
+            .iter()
+            .filter(|label| !params.values.is_empty() && !params.values.contains_key(**label));
         complaints.extend(valueless.map(|label| {
             Complaint::new(
                 "params.values",
@@ -192,13 +207,16 @@ impl TaskKind for Choose {
         let mut scores = Vec::new();
         for report in context.many("reports") {
             let content = read_value(&report.path)?;
-            let score = content.pointer(&params.metric).and_then(Value::as_f64).ok_or_else(|| {
-                Failure::input(format!(
-                    "the report of `{}` has no number at `{}`",
-                    report.label, params.metric
-                ))
-                .help(format!("at its top it has {}", keys_of(&content)))
-            })?;
+            let score = content
+                .pointer(&params.metric)
+                .and_then(Value::as_f64)
+                .ok_or_else(|| {
+                    Failure::input(format!(
+                        "the report of `{}` has no number at `{}`",
+                        report.label, params.metric
+                    ))
+                    .help(format!("at its top it has {}", keys_of(&content)))
+                })?;
             scores.push((report.label.clone(), score));
         }
         let choice = choose(&scores, &params).map_err(Failure::input)?;
@@ -225,7 +243,10 @@ mod tests {
     use super::*;
 
     fn scored(scores: &[(&str, f64)]) -> Vec<(String, f64)> {
-        scores.iter().map(|(label, score)| ((*label).to_owned(), *score)).collect()
+        scores
+            .iter()
+            .map(|(label, score)| ((*label).to_owned(), *score))
+            .collect()
     }
 
     #[test]

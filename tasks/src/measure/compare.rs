@@ -37,15 +37,30 @@ impl Default for Params {
 impl TaskKind for Compare {
     const NAME: &'static str = "compare";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Measures how often one policy's responses score higher than another's";
+    const SUMMARY: &'static str =
+        "Measures how often one policy's responses score higher than another's";
 
     type Params = Params;
 
     fn ports() -> Ports {
         Ports::new()
-            .input("a", "scores", Arity::One, "scores of the policy that is judged")
-            .input("b", "scores", Arity::One, "scores of the policy that it is held against, on the same prompts")
-            .output("report", "report", "win-rate of a over b, score means and lengths")
+            .input(
+                "a",
+                "scores",
+                Arity::One,
+                "scores of the policy that is judged",
+            )
+            .input(
+                "b",
+                "scores",
+                Arity::One,
+                "scores of the policy that it is held against, on the same prompts",
+            )
+            .output(
+                "report",
+                "report",
+                "win-rate of a over b, score means and lengths",
+            )
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -57,8 +72,16 @@ impl TaskKind for Compare {
 }
 
 fn report(params: &Params, a: &ByPrompt, b: &ByPrompt) -> Value {
-    let rates: Vec<f64> = a.values().zip(b.values()).map(|(a, b)| win_rate(a, b)).collect();
-    let gains: Vec<f64> = a.values().zip(b.values()).map(|(a, b)| score(a) - score(b)).collect();
+    let rates: Vec<f64> = a
+        .values()
+        .zip(b.values())
+        .map(|(a, b)| win_rate(a, b))
+        .collect();
+    let gains: Vec<f64> = a
+        .values()
+        .zip(b.values())
+        .map(|(a, b)| score(a) - score(b))
+        .collect();
     let interval = |values: &[f64]| bootstrap_interval(values, params.resamples, params.seed);
     let difference = json!({"mean": mean(&gains), "interval": interval(&gains)});
     json!({
@@ -92,15 +115,25 @@ fn score(scores: &[Score]) -> f64 {
 /// Share of response pairs with equal scores, prompt by prompt.
 fn ties(a: &ByPrompt, b: &ByPrompt) -> f64 {
     let of_prompt = |(a, b): (&Vec<Score>, &Vec<Score>)| {
-        let equal = a.iter().flat_map(|a| b.iter().filter(move |b| a.score == b.score)).count();
+        let equal = a
+            .iter()
+            .flat_map(|a| b.iter().filter(move |b| a.score == b.score))
+            .count();
         equal as f64 / (a.len() * b.len()).max(1) as f64
     };
-    mean(&a.values().zip(b.values()).map(of_prompt).collect::<Vec<f64>>())
+    mean(
+        &a.values()
+            .zip(b.values())
+            .map(of_prompt)
+            .collect::<Vec<f64>>(),
+    )
 }
 
 fn side(scores: &ByPrompt) -> Value {
     let over = |of: fn(&Score) -> f64| {
-        let prompts = scores.values().map(|scores| mean(&scores.iter().map(of).collect::<Vec<f64>>()));
+        let prompts = scores
+            .values()
+            .map(|scores| mean(&scores.iter().map(of).collect::<Vec<f64>>()));
         mean(&prompts.collect::<Vec<f64>>())
     };
     json!({

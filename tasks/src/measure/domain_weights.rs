@@ -48,9 +48,23 @@ mod tests {
 
     #[test]
     fn the_lagging_source_gains_and_the_sum_stays_one() {
-        let new = update(&[0.5, 0.5], &[3.0, 2.0], &[2.0, 2.5], Excess::Clipped, 1.0, 0.01);
+        let new = update(
+            &[0.5, 0.5],
+            &[3.0, 2.0],
+            &[2.0, 2.5],
+            Excess::Clipped,
+            1.0,
+            0.01,
+        );
         assert!(new[0] > 0.5 && (new.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        let even = update(&[0.3, 0.7], &[2.0, 2.0], &[2.0, 2.0], Excess::Signed, 1.0, 0.0);
+        let even = update(
+            &[0.3, 0.7],
+            &[2.0, 2.0],
+            &[2.0, 2.0],
+            Excess::Signed,
+            1.0,
+            0.0,
+        );
         assert!((even[0] - 0.3).abs() < 1e-12);
     }
 }

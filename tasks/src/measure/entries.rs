@@ -39,7 +39,11 @@ pub fn read(artifact: &Artifact, points: usize) -> Result<Entry, Failure> {
     let text = std::fs::read_to_string(&artifact.path).at(&artifact.path)?;
     if let Some(content) = whole_object(&text) {
         let is_choice = content.contains_key("winner") && content.contains_key("reason");
-        let sort = if is_choice { Sort::Choice } else { Sort::Report };
+        let sort = if is_choice {
+            Sort::Choice
+        } else {
+            Sort::Report
+        };
         let content = Value::Object(content);
         return Ok(Entry { sort, content });
     }
@@ -90,7 +94,11 @@ fn add(a: Value, b: Value) -> Value {
 /// First and last step whole, and every named number as a curve of `[step, value]`.
 fn metrics(path: &Path, text: &str, points: usize) -> Result<Value, Failure> {
     let mut steps = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let record: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
             Failure::input(format!("`{}`, line {}: {error}", path.display(), index + 1))
                 .help("expected a report, or metrics with one JSON object a line")
@@ -99,7 +107,10 @@ fn metrics(path: &Path, text: &str, points: usize) -> Result<Value, Failure> {
     }
     let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for (index, record) in steps.iter().enumerate() {
-        let step = record.get("step").and_then(Value::as_f64).unwrap_or(index as f64);
+        let step = record
+            .get("step")
+            .and_then(Value::as_f64)
+            .unwrap_or(index as f64);
         for (name, value) in record.iter().filter(|(name, _)| *name != "step") {
             for (name, value) in numbers(name, value) {
                 curves.entry(name).or_default().push((step, value));
@@ -146,7 +157,8 @@ fn thin(curve: &[(f64, f64)], points: usize) -> Vec<(f64, f64)> {
         let from = stretch * inner.len() / stretches;
         let to = (stretch + 1) * inner.len() / stretches;
         let part = &inner[from..to];
-        let mean = |of: fn(&(f64, f64)) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
+        let mean =
+            |of: fn(&(f64, f64)) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
         kept.push((mean(|point| point.0), mean(|point| point.1)));
     }
     kept.push(curve[curve.len() - 1]);
@@ -167,7 +179,9 @@ mod tests {
 
     #[test]
     fn a_thin_curve_keeps_its_ends_and_its_mean() {
-        let curve: Vec<(f64, f64)> = (0..1000).map(|i| (f64::from(i), f64::from(i % 7))).collect();
+        let curve: Vec<(f64, f64)> = (0..1000)
+            .map(|i| (f64::from(i), f64::from(i % 7)))
+            .collect();
         let thin = thin(&curve, 50);
         assert_eq!(thin.len(), 50);
         assert_eq!((thin[0], thin[49]), (curve[0], curve[999]));
@@ -182,7 +196,12 @@ mod tests {
         assert!(whole_object("{\"step\":0,\"loss\":1.0}\n").is_none());
         assert!(whole_object("{\"loss\":1.0}\n").is_some());
         assert!(whole_object("{\"step\":0}\n{\"step\":1}\n").is_none());
-        let value = metrics(path, "{\"step\":0,\"loss\":2.0,\"bpb\":{\"ko\":3}}\n{\"step\":9,\"loss\":1.0}\n", 10).unwrap();
+        let value = metrics(
+            path,
+            "{\"step\":0,\"loss\":2.0,\"bpb\":{\"ko\":3}}\n{\"step\":9,\"loss\":1.0}\n",
+            10,
+        )
+        .unwrap();
         assert_eq!(value["curves"]["loss"], json!([[0.0, 2.0], [9.0, 1.0]]));
         assert_eq!(value["curves"]["bpb/ko"], json!([[0.0, 3.0]]));
         assert_eq!(value["first"]["loss"], json!(2.0));

@@ -86,27 +86,48 @@ const BATCH_TOKENS: usize = 4096;
 impl TaskKind for Evaluate {
     const NAME: &'static str = "evaluate";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Measures the bits per byte of a model on held-out text, source by source";
+    const SUMMARY: &'static str =
+        "Measures the bits per byte of a model on held-out text, source by source";
 
     type Params = Params;
 
     fn ports() -> Ports {
         Ports::new()
-            .input("model", "model", Arity::One, "the model, with its tokenizer")
-            .input("tokens", "tokens", Arity::Many, "held-out text by label, in that tokenizer's tokens")
+            .input(
+                "model",
+                "model",
+                Arity::One,
+                "the model, with its tokenizer",
+            )
+            .input(
+                "tokens",
+                "tokens",
+                Arity::Many,
+                "held-out text by label, in that tokenizer's tokens",
+            )
             .labelled("tokens")
-            .output("report", "report", "bits per byte and loss, by label and over all")
+            .output(
+                "report",
+                "report",
+                "bits per byte and loss, by label and over all",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut complaints = same_vocabulary(known, "model", "tokens");
-        let context = known.one("model").and_then(|model| model.u64("max_position_embeddings"));
+        let context = known
+            .one("model")
+            .and_then(|model| model.u64("max_position_embeddings"));
         complaints.extend(window_complaint(params.seq_len, context));
         if !complaints.is_empty() {
             return Err(complaints);
         }
         let mut prediction = Prediction::default();
-        prediction.cost.tokens = known.many("tokens").iter().map(|(_, facts)| read_of(facts, params)).sum();
+        prediction.cost.tokens = known
+            .many("tokens")
+            .iter()
+            .map(|(_, facts)| read_of(facts, params))
+            .sum();
         let parameters = known.one("model").and_then(|model| model.u64("parameters"));
         prediction.cost.extra_flops = parameters
             .zip(prediction.cost.tokens)
@@ -128,15 +149,24 @@ impl TaskKind for Evaluate {
         let mut labels = BTreeMap::new();
         for tokens in context.many("tokens").to_vec() {
             let shards = TokenShards::open(&tokens.parts)?;
-            let sums = read(&mut reader, &shards, &bytes, &params, context, &tokens.label)?;
+            let sums = read(
+                &mut reader,
+                &shards,
+                &bytes,
+                &params,
+                context,
+                &tokens.label,
+            )?;
             labels.insert(tokens.label.clone(), sums);
         }
         let mut all = Sums::default();
         labels.values().for_each(|sums| all.add(sums));
         let n = labels.len().max(1) as f64;
         let mean = |of: fn(&Sums) -> f64| labels.values().map(of).sum::<f64>() / n;
-        let by_label: BTreeMap<&String, serde_json::Value> =
-            labels.iter().map(|(label, sums)| (label, sums.to_json())).collect();
+        let by_label: BTreeMap<&String, serde_json::Value> = labels
+            .iter()
+            .map(|(label, sums)| (label, sums.to_json()))
+            .collect();
         let report = json!({
             "kind": Self::NAME,
             "labels": by_label,
@@ -199,7 +229,9 @@ fn read(
         sums.documents += 1;
         let tokens = shards.tokens(document);
         for window in windows(&tokens, params.seq_len) {
-            let window = &window[..window.len().min((limit - taken).min(usize::MAX as u64 - 1) as usize + 1)];
+            let window = &window[..window
+                .len()
+                .min((limit - taken).min(usize::MAX as u64 - 1) as usize + 1)];
             taken += window.len() as u64 - 1;
             batch.push(window);
             if batch.len() >= BATCH_TOKENS {
@@ -217,8 +249,10 @@ fn read(
     }
     count(reader, &batch, bytes, &mut sums)?;
     if sums.bytes == 0 {
-        return Err(Failure::input(format!("`{label}` holds no text to predict"))
-            .help("check the source of these tokens; an empty set has no bits per byte"));
+        return Err(
+            Failure::input(format!("`{label}` holds no text to predict"))
+                .help("check the source of these tokens; an empty set has no bits per byte"),
+        );
     }
     Ok(sums)
 }
@@ -230,12 +264,19 @@ fn windows(tokens: &[u32], length: usize) -> impl Iterator<Item = &[u32]> {
         .map(move |start| &tokens[start..tokens.len().min(start + length + 1)])
 }
 
-fn count(reader: &mut Reader, batch: &Batch, bytes: &[u32], sums: &mut Sums) -> Result<(), Failure> {
+fn count(
+    reader: &mut Reader,
+    batch: &Batch,
+    bytes: &[u32],
+    sums: &mut Sums,
+) -> Result<(), Failure> {
     if batch.is_empty() {
         return Ok(());
     }
     let log_probabilities = reader.log_probabilities(batch)?;
-    let targets = batch.sequences().flat_map(|range| &batch.tokens[range.start + 1..range.end]);
+    let targets = batch
+        .sequences()
+        .flat_map(|range| &batch.tokens[range.start + 1..range.end]);
     for (target, log_probability) in targets.zip(log_probabilities) {
         let length = bytes[*target as usize];
         if length > 0 {
@@ -255,7 +296,9 @@ mod tests {
     fn every_token_but_the_first_is_a_target_once() {
         let tokens: Vec<u32> = (0..23).collect();
         for length in [1, 4, 11, 22, 100] {
-            let targets: Vec<u32> = windows(&tokens, length).flat_map(|w| w[1..].to_vec()).collect();
+            let targets: Vec<u32> = windows(&tokens, length)
+                .flat_map(|w| w[1..].to_vec())
+                .collect();
             assert_eq!(targets, tokens[1..], "{length}");
             assert!(windows(&tokens, length).all(|w| w.len() <= length + 1));
         }

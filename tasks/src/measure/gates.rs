@@ -50,10 +50,13 @@ impl Gate {
         if bounds.iter().all(|bound| bound.is_none()) {
             return Some("a gate needs `below` or `above`".to_owned());
         }
-        let pointers = bounds.into_iter().flatten().filter_map(|bound| match bound {
-            Bound::Pointer(pointer) => Some(pointer),
-            Bound::Number(_) => None,
-        });
+        let pointers = bounds
+            .into_iter()
+            .flatten()
+            .filter_map(|bound| match bound {
+                Bound::Pointer(pointer) => Some(pointer),
+                Bound::Number(_) => None,
+            });
         std::iter::once(&self.value)
             .chain(pointers)
             .find(|pointer| !pointer.starts_with('/'))
@@ -104,12 +107,22 @@ fn compare(
     let under = below.is_none_or(|bound| value < bound - margin);
     let over = above.is_none_or(|bound| value > bound + margin);
     let mut said = Vec::new();
-    let by = if margin > 0.0 { format!(" by {margin}") } else { String::new() };
+    let by = if margin > 0.0 {
+        format!(" by {margin}")
+    } else {
+        String::new()
+    };
     if let Some(bound) = below {
-        said.push(format!("{} below {bound:.6}{by}", if under { "is" } else { "is not" }));
+        said.push(format!(
+            "{} below {bound:.6}{by}",
+            if under { "is" } else { "is not" }
+        ));
     }
     if let Some(bound) = above {
-        said.push(format!("{} above {bound:.6}{by}", if over { "is" } else { "is not" }));
+        said.push(format!(
+            "{} above {bound:.6}{by}",
+            if over { "is" } else { "is not" }
+        ));
     }
     Ok((under && over, format!("{value:.6} {}", said.join(" and "))))
 }
@@ -145,9 +158,23 @@ mod tests {
         let pointer = |text: &str| Some(Bound::Pointer(text.to_owned()));
         assert!(gate("/a/x", pointer("/b/x"), None, 0.0).judge(&root).pass);
         assert!(!gate("/b/x", pointer("/a/x"), None, 0.0).judge(&root).pass);
-        assert!(gate("/a/x", Some(Bound::Number(1.5)), Some(Bound::Number(0.5)), 0.0).judge(&root).pass);
+        assert!(
+            gate(
+                "/a/x",
+                Some(Bound::Number(1.5)),
+                Some(Bound::Number(0.5)),
+                0.0
+            )
+            .judge(&root)
+            .pass
+        );
         assert!(!gate("/a/x", pointer("/b/x"), None, 1.0).judge(&root).pass);
-        assert!(!gate("/a/x", Some(Bound::Number(1.0)), None, 0.0).judge(&root).pass, "strictly");
+        assert!(
+            !gate("/a/x", Some(Bound::Number(1.0)), None, 0.0)
+                .judge(&root)
+                .pass,
+            "strictly"
+        );
     }
 
     #[test]
@@ -156,17 +183,38 @@ mod tests {
         let above = Some(Bound::Number(0.0));
         for (pointer, part) in [("/a/y", "nothing at `/a/y`"), ("/a/x", "not a number")] {
             let verdict = gate(pointer, None, above.clone(), 0.0).judge(&root);
-            assert!(!verdict.pass && verdict.reason.contains(part), "{}", verdict.reason);
+            assert!(
+                !verdict.pass && verdict.reason.contains(part),
+                "{}",
+                verdict.reason
+            );
         }
     }
 
     #[test]
     fn gates_are_written_as_numbers_or_pointers() {
-        let gate: Gate = serde_json::from_value(json!({"name": "n", "value": "/a", "below": "/b", "above": 1})).unwrap();
+        let gate: Gate =
+            serde_json::from_value(json!({"name": "n", "value": "/a", "below": "/b", "above": 1}))
+                .unwrap();
         assert_eq!(gate.below, Some(Bound::Pointer("/b".to_owned())));
         assert_eq!(gate.above, Some(Bound::Number(1.0)));
         assert_eq!(gate.problem(), None);
-        assert!(Gate { value: "a".to_owned(), ..gate.clone() }.problem().is_some());
-        assert!(Gate { below: None, above: None, ..gate }.problem().is_some());
+        assert!(
+            Gate {
+                value: "a".to_owned(),
+                ..gate.clone()
+            }
+            .problem()
+            .is_some()
+        );
+        assert!(
+            Gate {
+                below: None,
+                above: None,
+                ..gate
+            }
+            .problem()
+            .is_some()
+        );
     }
 }

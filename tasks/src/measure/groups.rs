@@ -44,7 +44,9 @@ pub fn summarise(
         measures
             .iter()
             .filter_map(|(name, pointer)| {
-                let values = members.iter().map(|label| number_below(root, label, pointer));
+                let values = members
+                    .iter()
+                    .map(|label| number_below(root, label, pointer));
                 let values: Vec<f64> = values.collect::<Option<_>>()?;
                 let estimate = estimate(&values)?;
                 Some((name.clone(), Summary { values, estimate }))
@@ -72,7 +74,9 @@ pub fn compare(
             return BTreeMap::new();
         };
         a.iter()
-            .filter(|(name, _)| comparison.measures.is_empty() || comparison.measures.contains(name))
+            .filter(|(name, _)| {
+                comparison.measures.is_empty() || comparison.measures.contains(name)
+            })
             .filter_map(|(name, first)| {
                 let second = b.get(name)?;
                 let difference = paired_difference(&first.values, &second.values)?;

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 /// Writes a report, indented for people, keys sorted whatever map it comes from.
 pub fn write_report<T: Serialize>(path: &Path, report: &T) -> Result<(), Failure> {
-    let cannot = |error: serde_json::Error| Failure::input(format!("`{}`: {error}", path.display()));
+    let cannot =
+        |error: serde_json::Error| Failure::input(format!("`{}`: {error}", path.display()));
     let value = sorted(serde_json::to_value(report).map_err(cannot)?);
     let mut text = serde_json::to_string_pretty(&value).map_err(cannot)?;
     text.push('\n');
@@ -29,7 +30,9 @@ fn sorted(value: Value) -> Value {
         Value::Object(fields) => {
             let mut fields: Vec<(String, Value)> = fields.into_iter().collect();
             fields.sort_by(|a, b| a.0.cmp(&b.0));
-            let fields = fields.into_iter().map(|(name, value)| (name, sorted(value)));
+            let fields = fields
+                .into_iter()
+                .map(|(name, value)| (name, sorted(value)));
             Value::Object(fields.collect::<Map<String, Value>>())
         }
         leaf => leaf,
@@ -45,7 +48,11 @@ mod tests {
     fn keys_are_sorted_at_every_depth() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("report.json");
-        write_report(&path, &json!({"b": {"d": 1, "c": 0.1}, "a": [{"z": 1, "y": 2}]})).unwrap();
+        write_report(
+            &path,
+            &json!({"b": {"d": 1, "c": 0.1}, "a": [{"z": 1, "y": 2}]}),
+        )
+        .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let order: Vec<usize> = ["\"a\"", "\"y\"", "\"z\"", "\"b\"", "\"c\"", "\"d\""]
             .iter()

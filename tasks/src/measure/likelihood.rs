@@ -26,8 +26,9 @@ impl Reader {
     /// The model is a reward model, or the device is not there.
     pub fn new(model: Model, device: &str, threads: usize) -> Result<Self, Failure> {
         if model.config.head != Head::Language {
-            return Err(Failure::input("a reward model gives no likelihoods")
-                .help("bind a language model"));
+            return Err(
+                Failure::input("a reward model gives no likelihoods").help("bind a language model")
+            );
         }
         let core = Core::new(&model.config, Device::parse(device)?, threads)?;
         Ok(Self { model, core })
@@ -44,11 +45,12 @@ impl Reader {
         self.core.forward_only(weights, batch, None)?;
         let mut out = vec![0.0; rows.len()];
         let vocabulary = self.model.config.vocab_size;
-        self.core.lm_head(weights, None, &rows, &mut |first, logits| {
-            let n = logits.len() / vocabulary;
-            let range = first..first + n;
-            loss::log_probabilities(logits, &targets[range.clone()], &mut out[range]);
-        });
+        self.core
+            .lm_head(weights, None, &rows, &mut |first, logits| {
+                let n = logits.len() / vocabulary;
+                let range = first..first + n;
+                loss::log_probabilities(logits, &targets[range.clone()], &mut out[range]);
+            });
         Ok(out)
     }
 
@@ -70,12 +72,13 @@ impl Reader {
         self.core.forward_only(weights, &batch, None)?;
         let vocabulary = self.model.config.vocab_size;
         let (mut sum, mut correct) = (0.0, 0);
-        self.core.lm_head(weights, None, &rows, &mut |first, logits| {
-            let n = logits.len() / vocabulary;
-            let sums = loss::cross_entropy(logits, &targets[first..first + n], 1.0, 0.0, false);
-            sum -= sums.cross_entropy;
-            correct += sums.correct;
-        });
+        self.core
+            .lm_head(weights, None, &rows, &mut |first, logits| {
+                let n = logits.len() / vocabulary;
+                let sums = loss::cross_entropy(logits, &targets[first..first + n], 1.0, 0.0, false);
+                sum -= sums.cross_entropy;
+                correct += sums.correct;
+            });
         Ok(Continuation {
             log_likelihood: sum,
             is_greedy: correct == n as u64,

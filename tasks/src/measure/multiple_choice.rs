@@ -129,8 +129,14 @@ mod tests {
     #[test]
     fn ties_go_to_the_first_and_lengths_matter() {
         let choices = [
-            Choice { text: "가나다", log_likelihood: -6.0 },
-            Choice { text: "abcd", log_likelihood: -6.0 },
+            Choice {
+                text: "가나다",
+                log_likelihood: -6.0,
+            },
+            Choice {
+                text: "abcd",
+                log_likelihood: -6.0,
+            },
         ];
         assert_eq!(predict(&choices, Normalisation::None), Some(0));
         assert_eq!(predict(&choices, Normalisation::Characters), Some(1));

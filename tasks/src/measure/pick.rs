@@ -63,7 +63,12 @@ impl TaskKind for PickModel {
 
 fn ports(format: &str) -> Ports {
     Ports::new()
-        .input("models", format, Arity::Many, "the candidates, by the labels of the choice")
+        .input(
+            "models",
+            format,
+            Arity::Many,
+            "the candidates, by the labels of the choice",
+        )
         .labelled("models")
         .input("choice", "choice", Arity::One, "says which candidate wins")
         .output("model", format, "the winner")

@@ -75,7 +75,8 @@ const RESERVED: [&str; 3] = ["chain", "comparisons", "groups"];
 impl TaskKind for Report {
     const NAME: &'static str = "report";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Merges reports, metrics, ledgers and choices into one, with gates and statistics";
+    const SUMMARY: &'static str =
+        "Merges reports, metrics, ledgers and choices into one, with gates and statistics";
 
     type Params = Params;
 
@@ -156,8 +157,13 @@ fn complaints(params: &Params, labels: &BTreeSet<&str>) -> Vec<Complaint> {
     }
     for (index, gate) in params.gates.iter().enumerate() {
         if let Some(problem) = gate.problem() {
-            let help = "for example { name = \"…\", value = \"/label/loss\", below = \"/other/loss\" }";
-            found.push(Complaint::new(&format!("params.gates[{index}]"), problem, help));
+            let help =
+                "for example { name = \"…\", value = \"/label/loss\", below = \"/other/loss\" }";
+            found.push(Complaint::new(
+                &format!("params.gates[{index}]"),
+                problem,
+                help,
+            ));
         }
     }
     for (index, comparison) in params.comparisons.iter().enumerate() {
@@ -175,17 +181,18 @@ fn complaints(params: &Params, labels: &BTreeSet<&str>) -> Vec<Complaint> {
 }
 
 /// The report, and the gates that failed.
-fn compose(
-    params: &Params,
-    entries: &[(String, Entry)],
-) -> Result<(Value, Vec<Verdict>), Failure> {
+fn compose(params: &Params, entries: &[(String, Entry)]) -> Result<(Value, Vec<Verdict>), Failure> {
     let mut root: Map<String, Value> = entries
         .iter()
         .map(|(label, entry)| (label.clone(), entry.content.clone()))
         .collect();
     let stages = stages(&params.chain, &Value::Object(root.clone()))?;
     let chain = chain_value(&stages);
-    let groups = groups::summarise(&Value::Object(root.clone()), &params.groups, &params.measures);
+    let groups = groups::summarise(
+        &Value::Object(root.clone()),
+        &params.groups,
+        &params.measures,
+    );
     let comparisons = groups::compare(&groups, &params.comparisons);
     let (groups, comparisons) = (json!(groups), json!(comparisons));
     root.insert("chain".to_owned(), chain.clone());
@@ -194,7 +201,10 @@ fn compose(
     let root = Value::Object(root);
     let verdicts: Vec<Verdict> = params.gates.iter().map(|gate| gate.judge(&root)).collect();
     let failed: Vec<Verdict> = verdicts.iter().filter(|v| !v.pass).cloned().collect();
-    let sections: BTreeMap<&String, &Entry> = entries.iter().map(|(label, entry)| (label, entry)).collect();
+    let sections: BTreeMap<&String, &Entry> = entries
+        .iter()
+        .map(|(label, entry)| (label, entry))
+        .collect();
     let order: Vec<&String> = entries.iter().map(|(label, _)| label).collect();
     let report = json!({
         "kind": Report::NAME,
@@ -215,7 +225,8 @@ fn stages(labels: &[String], root: &Value) -> Result<Vec<Stage>, Failure> {
     labels
         .iter()
         .map(|label| {
-            let pointer = |name: &str| format!("/{}/{name}", label.replace('~', "~0").replace('/', "~1"));
+            let pointer =
+                |name: &str| format!("/{}/{name}", label.replace('~', "~0").replace('/', "~1"));
             let number = |name: &str| {
                 number_at(root, &pointer(name)).map_err(|error| {
                     Failure::input(format!("`{label}` cannot be a stage of the chain: {error}"))

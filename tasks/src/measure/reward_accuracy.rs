@@ -62,8 +62,18 @@ impl TaskKind for EvaluateRewardModel {
 
     fn ports() -> Ports {
         Ports::new()
-            .input("model", "reward-model", Arity::One, "the reward model, with its tokenizer")
-            .input("preferences", "preferences|pairs", Arity::Many, "held-out preferences, as text or as tokens")
+            .input(
+                "model",
+                "reward-model",
+                Arity::One,
+                "the reward model, with its tokenizer",
+            )
+            .input(
+                "preferences",
+                "preferences|pairs",
+                Arity::Many,
+                "held-out preferences, as text or as tokens",
+            )
             .output("report", "report", "accuracy, margin and lengths")
     }
 
@@ -124,7 +134,11 @@ fn read_pairs(artifact: &Artifact, model: &std::path::Path) -> Result<Vec<TokenP
 const BATCH_PAIRS: usize = 16;
 
 /// Rewards of both sides, each read at its last token.
-fn judge(model: &Model, pairs: &[TokenPair], context: &mut Context) -> Result<Vec<Judged>, Failure> {
+fn judge(
+    model: &Model,
+    pairs: &[TokenPair],
+    context: &mut Context,
+) -> Result<Vec<Judged>, Failure> {
     if model.config.head != Head::Score {
         return Err(Failure::input("the model has no reward head")
             .help("bind the output of `reward-model`"));
@@ -133,13 +147,22 @@ fn judge(model: &Model, pairs: &[TokenPair], context: &mut Context) -> Result<Ve
     let mut core = Core::new(&model.config, device, context.threads())?;
     let mut judged = Vec::with_capacity(pairs.len());
     for chunk in pairs.chunks(BATCH_PAIRS) {
-        let rewards = rewards(&mut core, model, &Batch::of(chunk.iter().flat_map(TokenPair::sequences)))?;
-        judged.extend(chunk.iter().zip(rewards.chunks_exact(2)).map(|(pair, rewards)| Judged {
-            chosen: rewards[0],
-            rejected: rewards[1],
-            chosen_length: pair.chosen.len(),
-            rejected_length: pair.rejected.len(),
-        }));
+        let rewards = rewards(
+            &mut core,
+            model,
+            &Batch::of(chunk.iter().flat_map(TokenPair::sequences)),
+        )?;
+        judged.extend(
+            chunk
+                .iter()
+                .zip(rewards.chunks_exact(2))
+                .map(|(pair, rewards)| Judged {
+                    chosen: rewards[0],
+                    rejected: rewards[1],
+                    chosen_length: pair.chosen.len(),
+                    rejected_length: pair.rejected.len(),
+                }),
+        );
         context.progress(judged.len() as u64, pairs.len() as u64, "pairs");
         if context.should_stop() {
             return Err(Failure::interrupted());
@@ -164,7 +187,11 @@ pub fn summary(judged: &[Judged]) -> Value {
     let over = |of: fn(&Judged) -> f64| judged.iter().map(of).collect::<Vec<f64>>();
     let right = over(|pair| f64::from(u8::from(pair.is_right())));
     let picked = over(|pair| {
-        let length = if pair.is_right() { pair.chosen_length } else { pair.rejected_length };
+        let length = if pair.is_right() {
+            pair.chosen_length
+        } else {
+            pair.rejected_length
+        };
         length as f64
     });
     let longer = over(|pair| f64::from(u8::from(pair.chosen_length > pair.rejected_length)));
@@ -202,7 +229,12 @@ mod tests {
 
     #[test]
     fn equal_rewards_are_wrong_and_swapping_flips_the_margin() {
-        let pairs = [judged(1.0, 0.0), judged(0.5, 0.5), judged(-1.0, 2.0), judged(3.0, 2.0)];
+        let pairs = [
+            judged(1.0, 0.0),
+            judged(0.5, 0.5),
+            judged(-1.0, 2.0),
+            judged(3.0, 2.0),
+        ];
         let report = summary(&pairs);
         assert_eq!(report["accuracy"], json!(0.5));
         assert_eq!(report["ties"], json!(1));

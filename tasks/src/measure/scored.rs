@@ -20,7 +20,10 @@ pub fn load(path: &Path) -> Result<ByPrompt, Failure> {
         scores.sort_by_key(|score| score.response);
     }
     if by_prompt.is_empty() {
-        return Err(Failure::input(format!("`{}` holds no score", path.display())));
+        return Err(Failure::input(format!(
+            "`{}` holds no score",
+            path.display()
+        )));
     }
     Ok(by_prompt)
 }

@@ -147,8 +147,18 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_the_tables() {
-        for (freedom, t) in [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)] {
-            assert!((student_quantile(LEVEL, freedom) - t).abs() < 1e-3, "{freedom}");
+        for (freedom, t) in [
+            (1, 12.706),
+            (2, 4.303),
+            (3, 3.182),
+            (4, 2.776),
+            (9, 2.262),
+            (30, 2.042),
+        ] {
+            assert!(
+                (student_quantile(LEVEL, freedom) - t).abs() < 1e-3,
+                "{freedom}"
+            );
         }
     }
 

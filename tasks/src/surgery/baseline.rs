@@ -32,18 +32,31 @@ pub fn magnitude(model: &Model) -> Result<Scores, ModelError> {
     let mut scores = Scores::default();
     for layer in 0..config.num_hidden_layers {
         let down = tensor(model, &format!("model.layers.{layer}.mlp.down_proj.weight"))?;
-        let output = tensor(model, &format!("model.layers.{layer}.self_attn.o_proj.weight"))?;
+        let output = tensor(
+            model,
+            &format!("model.layers.{layer}.self_attn.o_proj.weight"),
+        )?;
         let (f, width) = (config.intermediate_size, config.query_width());
         let heads = column_squares(output, width);
         let blocks = |block: usize| -> Vec<f64> {
-            let sums = heads.chunks_exact(block).map(|head| head.iter().sum::<f64>().sqrt());
+            let sums = heads
+                .chunks_exact(block)
+                .map(|head| head.iter().sum::<f64>().sqrt());
             sums.collect()
         };
-        scores.ffn.push(column_squares(down, f).iter().map(|x| x.sqrt()).collect());
+        scores
+            .ffn
+            .push(column_squares(down, f).iter().map(|x| x.sqrt()).collect());
         scores.heads.push(blocks(config.head_dim));
-        scores.kv_heads.push(blocks(config.head_dim * config.heads_per_group()));
-        let hidden = row_squares(down, f).into_iter().zip(row_squares(output, width));
-        scores.hidden.push(hidden.map(|(a, b)| (a + b).sqrt()).collect());
+        scores
+            .kv_heads
+            .push(blocks(config.head_dim * config.heads_per_group()));
+        let hidden = row_squares(down, f)
+            .into_iter()
+            .zip(row_squares(output, width));
+        scores
+            .hidden
+            .push(hidden.map(|(a, b)| (a + b).sqrt()).collect());
         scores.layers.push((squares(down) + squares(output)).sqrt());
     }
     Ok(scores)

@@ -36,7 +36,8 @@ impl Kept {
     /// The configuration of what is kept of `parent`.
     pub fn config(&self, parent: &Config, tied: bool) -> Config {
         let first = self.layers.first();
-        let count = |list: fn(&KeptLayer) -> &Vec<usize>| first.map_or(0, |layer| list(layer).len());
+        let count =
+            |list: fn(&KeptLayer) -> &Vec<usize>| first.map_or(0, |layer| list(layer).len());
         Config {
             hidden_size: self.embedding.len(),
             intermediate_size: count(|layer| &layer.ffn),
@@ -50,7 +51,9 @@ impl Kept {
 }
 
 /// How the output matrix of the cut model comes about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Tie {
     /// Tied or not, as the parent is.
@@ -93,9 +96,11 @@ fn cut_layer(values: &[f32], rest: &str, kept: &KeptLayer, parent: &Config) -> V
         "self_attn.q_proj.weight" => {
             columns(&rows(values, d, &blocks(&kept.heads, hd)), d, &kept.hidden)
         }
-        "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => {
-            columns(&rows(values, d, &blocks(&kept.kv_heads, hd)), d, &kept.hidden)
-        }
+        "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => columns(
+            &rows(values, d, &blocks(&kept.kv_heads, hd)),
+            d,
+            &kept.hidden,
+        ),
         "self_attn.o_proj.weight" => {
             let width = parent.query_width();
             let kept_rows = rows(values, width, &kept.hidden);

@@ -64,7 +64,11 @@ pub fn state(context: &mut Context, port: &str, config: &Config) -> Result<(), F
     if config.head == Head::Language {
         context.fact(port, "tie_word_embeddings", config.tie_word_embeddings);
     }
-    context.fact(port, "max_position_embeddings", config.max_position_embeddings as u64);
+    context.fact(
+        port,
+        "max_position_embeddings",
+        config.max_position_embeddings as u64,
+    );
     context.fact(port, "parameters", config.parameter_count());
     if let Some(digest) = vocabulary {
         context.fact(port, "vocab", digest);

@@ -57,13 +57,20 @@ impl Params {
             .into_iter()
             .filter(|(_, value)| *value == 0)
             .map(|(name, _)| {
-                Complaint::new(&format!("params.{name}"), "0 measures nothing", "use 1 or more")
+                Complaint::new(
+                    &format!("params.{name}"),
+                    "0 measures nothing",
+                    "use 1 or more",
+                )
             })
             .collect();
         if let Some(context) = context.filter(|context| self.seq_len > *context) {
             found.push(Complaint::new(
                 "params.seq_len",
-                format!("{} tokens are longer than the model's context of {context}", self.seq_len),
+                format!(
+                    "{} tokens are longer than the model's context of {context}",
+                    self.seq_len
+                ),
                 format!("use at most {context}"),
             ));
         }
@@ -74,26 +81,40 @@ impl Params {
 impl TaskKind for Importance {
     const NAME: &'static str = "importance";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Scores channels, neurons, heads and layers of a model by their activations";
+    const SUMMARY: &'static str =
+        "Scores channels, neurons, heads and layers of a model by their activations";
 
     type Params = Params;
 
     fn ports() -> Ports {
         Ports::new()
             .input("model", "model", Arity::One, "the model that is measured")
-            .input("tokens", "tokens", Arity::Many, "calibration text in the model's tokens")
+            .input(
+                "tokens",
+                "tokens",
+                Arity::Many,
+                "calibration text in the model's tokens",
+            )
             .output("importance", "importance", "scores by axis")
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let size = |name: &str| known.one("model").and_then(|model| super::facts::size(model, name));
+        let size = |name: &str| {
+            known
+                .one("model")
+                .and_then(|model| super::facts::size(model, name))
+        };
         let mut complaints = params.complaints(size("max_position_embeddings"));
         complaints.extend(same_vocabulary(known, "model", "tokens"));
         if !complaints.is_empty() {
             return Err(complaints);
         }
         let mut prediction = Prediction::default().output("importance", Facts::default());
-        let there: Option<u64> = known.many("tokens").iter().map(|(_, facts)| facts.u64("tokens")).sum();
+        let there: Option<u64> = known
+            .many("tokens")
+            .iter()
+            .map(|(_, facts)| facts.u64("tokens"))
+            .sum();
         let most = (params.samples * params.seq_len) as u64;
         prediction.cost.tokens = there.map(|there| there.min(most));
         prediction.cost.extra_flops = size("parameters")
@@ -108,7 +129,11 @@ impl TaskKind for Importance {
         if let Some(complaint) = complaint.into_iter().next() {
             return Err(Failure::input(complaint.message).help(complaint.help));
         }
-        let parts: Vec<_> = context.many("tokens").iter().flat_map(|tokens| tokens.parts.clone()).collect();
+        let parts: Vec<_> = context
+            .many("tokens")
+            .iter()
+            .flat_map(|tokens| tokens.parts.clone())
+            .collect();
         let sequences = calibration(&TokenShards::open(&parts)?, &params)?;
         if sequences.len() < params.samples {
             context.note(format!(
@@ -133,9 +158,12 @@ fn calibration(shards: &TokenShards, params: &Params) -> Result<Vec<Vec<u32>>, F
     let length = params.seq_len as u64;
     let pieces = shards.documents().flat_map(|document| {
         let end = document.end;
-        document.step_by(params.seq_len).map(move |start| start..end.min(start + length))
+        document
+            .step_by(params.seq_len)
+            .map(move |start| start..end.min(start + length))
     });
-    let (long, short): (Vec<_>, Vec<_>) = pieces.partition(|piece| 4 * (piece.end - piece.start) >= length);
+    let (long, short): (Vec<_>, Vec<_>) =
+        pieces.partition(|piece| 4 * (piece.end - piece.start) >= length);
     let pieces = if long.is_empty() { short } else { long };
     if pieces.is_empty() {
         return Err(Failure::input("the calibration text is empty")
@@ -143,7 +171,9 @@ fn calibration(shards: &TokenShards, params: &Params) -> Result<Vec<Vec<u32>>, F
     }
     let taken = params.samples.min(pieces.len());
     let pick = |sample: usize| &pieces[sample * pieces.len() / taken];
-    Ok((0..taken).map(|sample| shards.tokens(pick(sample).clone())).collect())
+    Ok((0..taken)
+        .map(|sample| shards.tokens(pick(sample).clone()))
+        .collect())
 }
 
 /// Scores of a model over sequences, in micro-batches in order.

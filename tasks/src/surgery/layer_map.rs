@@ -17,7 +17,10 @@ impl LayerMap {
             return Err("the layer map is empty".to_owned());
         }
         if let Some(layer) = source.iter().find(|layer| **layer >= n) {
-            return Err(format!("layer {layer} does not exist: the model has {n} layers, 0 to {}", n - 1));
+            return Err(format!(
+                "layer {layer} does not exist: the model has {n} layers, 0 to {}",
+                n - 1
+            ));
         }
         Ok(Self {
             source: source.to_vec(),
@@ -103,7 +106,11 @@ mod tests {
         assert!(LayerMap::solar_to(4, 10).unwrap_err().contains("2 to 8"));
         assert!(LayerMap::solar_to(4, 0).is_err());
         assert!(LayerMap::solar(4, 4).unwrap_err().contains("at most 3"));
-        assert!(LayerMap::explicit(4, &[0, 4]).unwrap_err().contains("layer 4"));
+        assert!(
+            LayerMap::explicit(4, &[0, 4])
+                .unwrap_err()
+                .contains("layer 4")
+        );
         assert!(LayerMap::explicit(4, &[]).is_err());
         assert!(LayerMap::identity_expand(4, &[2, 1]).is_err());
     }

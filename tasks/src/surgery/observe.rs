@@ -76,12 +76,7 @@ impl Channels {
 }
 
 /// `[C]`: one number per channel of a sequence of `positions` rows.
-fn aggregate_positions(
-    rows: &[f32],
-    width: usize,
-    positions: usize,
-    how: Aggregation,
-) -> Vec<f64> {
+fn aggregate_positions(rows: &[f32], width: usize, positions: usize, how: Aggregation) -> Vec<f64> {
     let mut sum = vec![0.0; width];
     for row in rows.chunks_exact(width) {
         for (sum, value) in sum.iter_mut().zip(row) {
@@ -111,13 +106,19 @@ pub fn block_norms(scores: &[f64], width: usize) -> Vec<f64> {
 
 /// `1 − mean cos(x, y)` over the rows of one micro-batch; a row of zeros counts as unchanged.
 pub fn layer_change(x: &[f32], y: &[f32], width: usize) -> f64 {
-    let cosines = x.chunks_exact(width).zip(y.chunks_exact(width)).map(|(x, y)| {
-        let dot = |a: &[f32], b: &[f32]| -> f64 {
-            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-        };
-        let norms = (dot(x, x) * dot(y, y)).sqrt();
-        if norms > 0.0 { dot(x, y) / norms } else { 1.0 }
-    });
+    let cosines = x
+        .chunks_exact(width)
+        .zip(y.chunks_exact(width))
+        .map(|(x, y)| {
+            let dot = |a: &[f32], b: &[f32]| -> f64 {
+                a.iter()
+                    .zip(b)
+                    .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                    .sum()
+            };
+            let norms = (dot(x, x) * dot(y, y)).sqrt();
+            if norms > 0.0 { dot(x, y) / norms } else { 1.0 }
+        });
     let rows = (x.len() / width.max(1)).max(1);
     1.0 - cosines.sum::<f64>() / rows as f64
 }
@@ -184,12 +185,18 @@ impl Tally {
     pub fn scores(&self) -> Scores {
         let attention: Vec<Vec<f64>> = self.attention.iter().map(Channels::scores).collect();
         let blocks = |width: usize| -> Vec<Vec<f64>> {
-            attention.iter().map(|scores| block_norms(scores, width)).collect()
+            attention
+                .iter()
+                .map(|scores| block_norms(scores, width))
+                .collect()
         };
-        let hidden = self.hidden[0].iter().zip(&self.hidden[1]).map(|(first, second)| {
-            let both = first.scores().into_iter().zip(second.scores());
-            both.map(|(a, b)| a + b).collect()
-        });
+        let hidden = self.hidden[0]
+            .iter()
+            .zip(&self.hidden[1])
+            .map(|(first, second)| {
+                let both = first.scores().into_iter().zip(second.scores());
+                both.map(|(a, b)| a + b).collect()
+            });
         Scores {
             hidden: hidden.collect(),
             ffn: self.ffn.iter().map(Channels::scores).collect(),
@@ -230,7 +237,10 @@ mod tests {
     #[test]
     fn mean_over_positions_then_root_over_sequences() {
         let mut channels = Channels::new(1, HOW);
-        channels.add(&[1.0, -3.0, 5.0, 1.0], &Batch::of([vec![0u32; 2], vec![0; 2]]));
+        channels.add(
+            &[1.0, -3.0, 5.0, 1.0],
+            &Batch::of([vec![0u32; 2], vec![0; 2]]),
+        );
         let want = (2.0f64.powi(2) + 3.0f64.powi(2)).sqrt();
         assert!((channels.scores()[0] - want).abs() < 1e-12);
     }

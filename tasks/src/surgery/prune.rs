@@ -140,7 +140,9 @@ impl<F: Fn(&str) -> Option<usize>> Parent<F> {
     }
 
     fn uneven_heads(&self, params: &Params) -> Option<Complaint> {
-        let groups = params.kv_heads.or_else(|| (self.0)("num_key_value_heads"))?;
+        let groups = params
+            .kv_heads
+            .or_else(|| (self.0)("num_key_value_heads"))?;
         let heads = params.heads.filter(|_| groups > 0)?;
         if heads % groups != 0 {
             return Some(Complaint::new(
@@ -153,7 +155,10 @@ impl<F: Fn(&str) -> Option<usize>> Parent<F> {
         (heads / groups > own).then(|| {
             Complaint::new(
                 "params.heads",
-                format!("{} heads in each of {groups} groups, the parent has {own}", heads / groups),
+                format!(
+                    "{} heads in each of {groups} groups, the parent has {own}",
+                    heads / groups
+                ),
                 format!("ask for at most {}", own * groups),
             )
         })
@@ -177,7 +182,8 @@ impl<F: Fn(&str) -> Option<usize>> Parent<F> {
 impl TaskKind for Prune {
     const NAME: &'static str = "prune";
     const VERSION: u32 = 1;
-    const SUMMARY: &'static str = "Cuts a model down to its most important channels, neurons, heads and layers";
+    const SUMMARY: &'static str =
+        "Cuts a model down to its most important channels, neurons, heads and layers";
 
     type Params = Params;
 
@@ -190,8 +196,16 @@ impl TaskKind for Prune {
                 Arity::Optional,
                 "scores of that model; needed by `method = \"activation\"`",
             )
-            .output("model", "model", "the smaller model, with the tokenizer files of its parent")
-            .output("report", "report", "kept indices, shape and parameters before and after")
+            .output(
+                "model",
+                "model",
+                "the smaller model, with the tokenizer files of its parent",
+            )
+            .output(
+                "report",
+                "report",
+                "kept indices, shape and parameters before and after",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
@@ -219,9 +233,8 @@ impl TaskKind for Prune {
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
         let source = context.one("model").path.clone();
         let parent = Model::load(&source)?;
-        let targets = targets(&params, &parent.config)?;
         let scores = scores(&params, &parent, context)?;
-        let kept = select(&params, targets, &scores, &parent.config);
+        let kept = keep(&params, &scores, &parent.config)?;
         let small = cut(&parent, &kept, params.tie_embeddings)?;
         let target = context.output("model").to_owned();
         small.save(&target)?;
@@ -269,23 +282,31 @@ fn targets(params: &Params, config: &Config) -> Result<Targets, Failure> {
         let message = format!("`{}`: {}", complaint.at, complaint.message);
         return Err(Failure::input(message).help(complaint.help));
     }
-    Ok(parent.targets(params).expect("every size of a loaded model is known"))
+    Ok(parent
+        .targets(params)
+        .expect("every size of a loaded model is known"))
 }
 
 fn scores(params: &Params, parent: &Model, context: &Context) -> Result<Scores, Failure> {
-    let scores = match (params.method, context.optional("importance")) {
-        (Method::Activation, Some(file)) => Scores::load(&file.path)?,
-        (Method::Activation, None) => {
-            return Err(Failure::input("`method = \"activation\"` needs the input `importance`"));
-        }
-        (Method::Magnitude, _) => baseline::magnitude(parent)?,
-        (Method::Random, _) => baseline::random(&parent.config, params.seed),
-    };
-    scores.fit(&parent.config)?;
-    Ok(scores)
+    match (params.method, context.optional("importance")) {
+        (Method::Activation, Some(file)) => Scores::load(&file.path),
+        (Method::Activation, None) => Err(Failure::input(
+            "`method = \"activation\"` needs the input `importance`",
+        )),
+        (Method::Magnitude, _) => Ok(baseline::magnitude(parent)?),
+        (Method::Random, _) => Ok(baseline::random(&parent.config, params.seed)),
+    }
 }
 
 /// What to keep of a model of this configuration.
+///
+/// # Errors
+/// Targets that the model cannot serve, or scores of another model.
+pub fn keep(params: &Params, scores: &Scores, config: &Config) -> Result<Kept, Failure> {
+    scores.fit(config)?;
+    Ok(select(params, targets(params, config)?, scores, config))
+}
+
 fn select(params: &Params, targets: Targets, scores: &Scores, config: &Config) -> Kept {
     let ranked = |lists: &[Vec<f64>], ranking: Ranking| match ranking {
         Ranking::Sum => vec![sum(lists); lists.len()],

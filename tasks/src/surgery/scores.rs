@@ -46,8 +46,10 @@ impl Scores {
         if fits {
             Ok(())
         } else {
-            Err(Failure::input("the importance was measured on a model of another shape")
-                .help("give `prune` the importance of the very model that it prunes"))
+            Err(
+                Failure::input("the importance was measured on a model of another shape")
+                    .help("give `prune` the importance of the very model that it prunes"),
+            )
         }
     }
 
@@ -107,7 +109,10 @@ impl Scores {
 }
 
 fn bytes_of(values: &[f64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 fn values_of(bytes: &[u8]) -> Vec<f64> {
@@ -130,10 +135,14 @@ mod tests {
         };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("importance.safetensors");
-        scores.save(&path, &serde_json::json!({"samples": 3, "a": 1})).unwrap();
+        scores
+            .save(&path, &serde_json::json!({"samples": 3, "a": 1}))
+            .unwrap();
         let first = std::fs::read(&path).unwrap();
         assert_eq!(Scores::load(&path).unwrap(), scores);
-        scores.save(&path, &serde_json::json!({"samples": 3, "a": 1})).unwrap();
+        scores
+            .save(&path, &serde_json::json!({"samples": 3, "a": 1}))
+            .unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
         std::fs::write(&path, &first[..40]).unwrap();
         assert!(Scores::load(&path).unwrap_err().help.contains("importance"));

@@ -64,9 +64,22 @@ impl TaskKind for Upscale {
 
     fn ports() -> Ports {
         Ports::new()
-            .input("model", "model", Arity::One, "the model whose layers are copied")
-            .output("model", "model", "the deeper model, with the tokenizer files of its parent")
-            .output("report", "report", "layer map and parameters before and after")
+            .input(
+                "model",
+                "model",
+                Arity::One,
+                "the model whose layers are copied",
+            )
+            .output(
+                "model",
+                "model",
+                "the deeper model, with the tokenizer files of its parent",
+            )
+            .output(
+                "report",
+                "report",
+                "layer map and parameters before and after",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
