@@ -8,6 +8,7 @@
 //! and carries that on. It may be called several times between `forward` and `backward`; without `grads` it only shows
 //! the logits. Gradients add to what is there, so that micro-batches accumulate. It owns no weights and no optimiser.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
@@ -129,8 +130,8 @@ impl Core {
         (HEAD_ELEMENTS / self.config.vocab_size).clamp(16, 512)
     }
 
-    /// Shows the logits `[n, V]` of the given rows (any order, chunk by chunk) to `loss` as `(first, logits)`, where
-    /// `first` counts rows of this call. With `grads`, what `loss` leaves in `logits` is taken as their gradient.
+    /// Shows the logits `[n, V]` of the given rows (any order, chunk by chunk) to `loss` as `(range, logits)`,
+    /// `range` being the part of `rows` that is shown. With `grads`, what `loss` leaves in `logits` is taken as their gradient.
     pub fn lm_head(
         &mut self,
         weights: &[f32],
@@ -158,7 +159,7 @@ impl Core {
             self.config.head == Head::Score,
             "a language model has no score head"
         );
-        let mut all = |_: usize, scores: &mut [f32]| loss(scores);
+        let mut all = |_: Range<usize>, scores: &mut [f32]| loss(scores);
         self.cpu_mut()
             .head(weights, grads, rows, rows.len(), &mut all);
     }

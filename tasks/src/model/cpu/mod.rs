@@ -5,6 +5,7 @@
 
 pub(super) mod attention;
 mod chunks;
+pub(super) mod decode;
 pub(super) mod matrix;
 pub(super) mod norm;
 pub(super) mod rotate;

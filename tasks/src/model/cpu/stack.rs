@@ -90,8 +90,8 @@ pub struct Stack {
     buffers: Buffers,
 }
 
-/// Turns logits `[n, outputs]` of some rows into their gradient; `first` counts rows of the call.
-pub type LossFn<'a> = &'a mut (dyn FnMut(usize, &mut [f32]) + Send);
+/// Turns the logits `[n, outputs]` of a range of the rows of a call into their gradient.
+pub type LossFn<'a> = &'a mut (dyn FnMut(Range<usize>, &mut [f32]) + Send);
 
 impl Stack {
     pub fn new(config: &Config, pool: Arc<ThreadPool>) -> Self {
@@ -277,7 +277,7 @@ impl Stack {
         (buffers.logits.par_chunks_mut(HEAD_ROWS * outputs))
             .zip(buffers.rows.par_chunks(HEAD_ROWS * d))
             .for_each(|(logits, h)| linear(logits, h, w, d, outputs));
-        loss(first, &mut buffers.logits);
+        loss(first..first + rows.len(), &mut buffers.logits);
         let Some(grads) = grads else { return };
         buffers.d_rows.resize(rows.len() * d, 0.0);
         (buffers.d_rows.par_chunks_mut(HEAD_ROWS * d))
