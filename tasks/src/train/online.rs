@@ -74,8 +74,7 @@ impl CompositeKind for OnlineDpo {
         Ports::new()
             .input("model", "model", Arity::One, "the policy to start from")
             .input("reference", "model", Arity::Optional, "the fixed reference; the start where absent")
-            .input("reward-model", "reward-model", Arity::Any, "scores responses; none with `scorer = \"gold\"`")
-            .input("choice", "choice", Arity::Optional, "which of several reward models to use")
+            .input("reward-model", "reward-model", Arity::Optional, "scores responses; none with `scorer = \"gold\"`")
             .input("prompts", "prompts", Arity::Many, "prompts, read in order")
             .output("model", "model", "the policy after the last round")
             .output("metrics", "metrics", "training metrics of the last round")
@@ -178,7 +177,6 @@ impl Round<'_> {
                 [
                     ("samples", samples.clone()),
                     ("reward-model", outer("reward-model")),
-                    ("choice", outer("choice")),
                 ],
             ),
             self.step(

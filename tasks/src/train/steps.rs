@@ -4,14 +4,17 @@
 //! it saves and when decides nothing: a resumed run and an uninterrupted one are equal bit for bit.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kbuild_engine::runner::{AtPath, Context, Failure};
-use serde_json::{Map, Value};
+use rayon::ThreadPool;
+use serde_json::Value;
 
 use super::checkpoint;
 use super::params::Training;
 use crate::model::optimizer::Rate;
+use crate::model::core::thread_pool;
 use crate::model::{AdamW, Core, Device, Model};
 
 /// What is trained.
@@ -58,12 +61,12 @@ pub struct Trained {
 pub fn train(
     context: &mut Context,
     training: &Training,
+    pool: Arc<ThreadPool>,
     model: Model,
     optimizer: Option<AdamW>,
     objective: &mut dyn Objective,
 ) -> Result<Trained, Failure> {
-    let device = Device::parse(context.device())?;
-    let core = Core::new(&model.config, device, context.threads())?;
+    let core = Core::on_pool(&model.config, pool)?;
     let mut run = Run::start(context, training, model, optimizer, core)?;
     let steps = objective.steps();
     let total = objective.tokens_before(steps);
@@ -206,22 +209,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// One line of the metrics.
+/// One line of the metrics, names in order.
 fn line(step: u64, tokens: u64, lr: f64, norm: f64, report: &StepReport) -> String {
-    let mut fields = Map::new();
-    let mut put = |name: &str, value: Value| {
-        fields.insert(name.to_owned(), value);
-    };
-    put("step", step.into());
-    put("tokens", tokens.into());
-    put("loss", report.loss.into());
-    put("lr", lr.into());
-    put("grad_norm", norm.into());
-    put("counted", report.counted.into());
-    for (name, value) in &report.extra {
-        put(name, (*value).into());
-    }
-    Value::Object(fields).to_string()
+    let mut fields: BTreeMap<&str, Value> = BTreeMap::from([
+        ("step", step.into()),
+        ("tokens", tokens.into()),
+        ("loss", report.loss.into()),
+        ("lr", lr.into()),
+        ("grad_norm", norm.into()),
+        ("counted", report.counted.into()),
+    ]);
+    fields.extend(report.extra.iter().map(|(name, value)| (*name, Value::from(*value))));
+    serde_json::json!(fields).to_string()
 }
 
 /// Device, instruction set and version of the arithmetic: within one of these, results are equal bit for bit.
@@ -272,6 +271,12 @@ impl Saves {
         self.wait = Self::SHORTEST.max(20 * start.elapsed());
         Ok(())
     }
+}
+
+/// The threads that a task may use, on the device that it was given.
+pub fn pool(context: &Context) -> Result<Arc<ThreadPool>, Failure> {
+    let Device::Cpu = Device::parse(context.device())?;
+    Ok(thread_pool(context.threads())?)
 }
 
 /// Writes the metrics of a run to the port `metrics`.
