@@ -217,30 +217,26 @@ fn read(
     context: &mut Context,
     label: &str,
 ) -> Result<Sums, Failure> {
-    let limit = params.max_tokens.unwrap_or(u64::MAX);
-    let total = limit.min(shards.n_tokens());
+    let limit = params.max_tokens.unwrap_or(u64::MAX).min(shards.n_tokens());
     let mut sums = Sums::default();
     let mut batch = Batch::new();
     let mut taken = 0;
     for document in shards.documents() {
-        if taken >= limit {
+        let left = limit.saturating_sub(taken);
+        if left == 0 {
             break;
         }
         sums.documents += 1;
-        let tokens = shards.tokens(document);
+        // The first token is read and not predicted: one more than what is left.
+        let end = document.end.min(document.start + left + 1);
+        let tokens = shards.tokens(document.start..end);
+        taken += (tokens.len() as u64).saturating_sub(1);
         for window in windows(&tokens, params.seq_len) {
-            let window = &window[..window
-                .len()
-                .min((limit - taken).min(usize::MAX as u64 - 1) as usize + 1)];
-            taken += window.len() as u64 - 1;
             batch.push(window);
             if batch.len() >= BATCH_TOKENS {
                 count(reader, &batch, bytes, &mut sums)?;
                 batch.clear();
-                context.progress(taken, total, "tokens");
-            }
-            if taken >= limit {
-                break;
+                context.progress(taken, limit, "tokens");
             }
         }
         if context.should_stop() {

@@ -86,7 +86,8 @@ impl Gate {
 }
 
 impl Bound {
-    fn resolve(&self, root: &Value) -> Result<f64, String> {
+    /// The number, read from the report where it is a pointer.
+    pub fn resolve(&self, root: &Value) -> Result<f64, String> {
         match self {
             Self::Number(number) => Ok(*number),
             Self::Pointer(pointer) => number_at(root, pointer),

@@ -44,11 +44,8 @@ impl Reader {
         let weights = &self.model.weights;
         self.core.forward_only(weights, batch, None)?;
         let mut out = vec![0.0; rows.len()];
-        let vocabulary = self.model.config.vocab_size;
         self.core
-            .lm_head(weights, None, &rows, &mut |first, logits| {
-                let n = logits.len() / vocabulary;
-                let range = first..first + n;
+            .lm_head(weights, None, &rows, &mut |range, logits| {
                 loss::log_probabilities(logits, &targets[range.clone()], &mut out[range]);
             });
         Ok(out)
@@ -70,12 +67,10 @@ impl Reader {
         let targets = &tokens[tokens.len() - n..];
         let weights = &self.model.weights;
         self.core.forward_only(weights, &batch, None)?;
-        let vocabulary = self.model.config.vocab_size;
         let (mut sum, mut correct) = (0.0, 0);
         self.core
-            .lm_head(weights, None, &rows, &mut |first, logits| {
-                let n = logits.len() / vocabulary;
-                let sums = loss::cross_entropy(logits, &targets[first..first + n], 1.0, 0.0, false);
+            .lm_head(weights, None, &rows, &mut |range, logits| {
+                let sums = loss::cross_entropy(logits, &targets[range], 1.0, 0.0, false);
                 sum -= sums.cross_entropy;
                 correct += sums.correct;
             });

@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use super::chain::{self, Stage};
 use super::entries::{self, Entry};
-use super::gates::{Gate, Verdict, number_at};
+use super::gates::{Bound, Gate, Verdict};
 use super::groups::{self, Comparison};
 use super::json::write_report;
 
@@ -40,9 +40,8 @@ pub struct Params {
     pub title: String,
     /// Points that each curve keeps.
     pub points: usize,
-    /// Labels of the stages whose operations add up to the chain: reports with `parameters` and `tokens` (and
-    /// `extra_flops`, for teachers and references).
-    pub chain: Vec<String>,
+    /// The stages whose operations add up to the chain, with where their sizes are found.
+    pub chain: Vec<ChainStage>,
     /// Numbers that must lie on the right side of a bound.
     pub gates: Vec<Gate>,
     /// A failed gate fails the task.
@@ -53,6 +52,20 @@ pub struct Params {
     pub measures: BTreeMap<String, String>,
     /// Which groups are compared pair by pair.
     pub comparisons: Vec<Comparison>,
+}
+
+/// One stage of the chain: so many tokens through a model of this size, and perhaps past a teacher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChainStage {
+    pub name: String,
+    /// All weights of the trained model: a number, or a pointer such as `/evaluate-stage1/parameters`.
+    pub parameters: Bound,
+    /// Tokens that it was trained on: a number, or a pointer such as `/stage1-metrics/last/tokens`.
+    pub tokens: Bound,
+    /// All weights of a teacher or reference that read the same tokens: its forward passes are listed apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_parameters: Option<Bound>,
 }
 
 impl Default for Params {
@@ -147,9 +160,6 @@ fn complaints(params: &Params, labels: &BTreeSet<&str>) -> Vec<Complaint> {
             ));
         }
     };
-    for (index, label) in params.chain.iter().enumerate() {
-        unknown(format!("params.chain[{index}]"), label);
-    }
     for (group, members) in &params.groups {
         for label in members {
             unknown(format!("params.groups.{group}"), label);
@@ -221,21 +231,25 @@ fn compose(params: &Params, entries: &[(String, Entry)]) -> Result<(Value, Vec<V
     Ok((report, failed))
 }
 
-fn stages(labels: &[String], root: &Value) -> Result<Vec<Stage>, Failure> {
-    labels
+fn stages(stages: &[ChainStage], root: &Value) -> Result<Vec<Stage>, Failure> {
+    stages
         .iter()
-        .map(|label| {
-            let pointer =
-                |name: &str| format!("/{}/{name}", label.replace('~', "~0").replace('/', "~1"));
-            let number = |name: &str| {
-                number_at(root, &pointer(name)).map_err(|error| {
-                    Failure::input(format!("`{label}` cannot be a stage of the chain: {error}"))
-                        .help("a stage is a report with `parameters` and `tokens`")
+        .map(|stage| {
+            let number = |bound: &Bound| {
+                bound.resolve(root).map_err(|error| {
+                    Failure::input(format!("stage `{}` of the chain: {error}", stage.name))
+                        .help("point to `parameters` of an evaluation and `last/tokens` of metrics")
                 })
             };
-            let mut stage = Stage::new(label, number("parameters")?, number("tokens")?);
-            stage.extra_flops = number_at(root, &pointer("extra_flops")).unwrap_or(0.0);
-            Ok(stage)
+            let mut found = Stage::new(
+                &stage.name,
+                number(&stage.parameters)?,
+                number(&stage.tokens)?,
+            );
+            if let Some(teacher) = &stage.teacher_parameters {
+                found.extra_flops = 2.0 * number(teacher)? * found.tokens;
+            }
+            Ok(found)
         })
         .collect()
 }

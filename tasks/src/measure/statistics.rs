@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Rng;
+
 /// A mean over independent repetitions, with its two-sided confidence interval.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -111,8 +113,9 @@ pub fn bootstrap_interval(values: &[f64], resamples: usize, seed: u64) -> Option
     if values.is_empty() || resamples == 0 {
         return None;
     }
+    let rng = Rng::new(seed, "bootstrap");
     let mut means: Vec<f64> = (0..resamples)
-        .map(|resample| resampled_mean(values, resample as u64, seed))
+        .map(|resample| resampled_mean(values, &rng, resample as u64))
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((share * (resamples - 1) as f64).round()) as usize];
@@ -120,25 +123,12 @@ pub fn bootstrap_interval(values: &[f64], resamples: usize, seed: u64) -> Option
     Some((at(tail), at(1.0 - tail)))
 }
 
-fn resampled_mean(values: &[f64], resample: u64, seed: u64) -> f64 {
+fn resampled_mean(values: &[f64], rng: &Rng, resample: u64) -> f64 {
     let n = values.len() as u64;
     let sum: f64 = (0..n)
-        .map(|index| values[uniform(seed, resample, index, n) as usize])
+        .map(|index| values[rng.below(resample, index, n) as usize])
         .sum();
     sum / n as f64
-}
-
-/// A whole number in `0..n`: a pure function of the counters (SplitMix64 finaliser, multiply-shift).
-pub fn uniform(seed: u64, stream: u64, index: u64, n: u64) -> u64 {
-    let key = mix(seed ^ mix(stream ^ mix(index)));
-    ((u128::from(key) * u128::from(n)) >> 64) as u64
-}
-
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

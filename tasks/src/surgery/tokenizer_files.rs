@@ -1,24 +1,14 @@
-//! The tokenizer files of a model directory, carried along unchanged.
+//! The tokenizer files of a model directory, carried along unchanged. A model without a tokenizer stays without.
 
 use std::path::Path;
 
 use kbuild_engine::runner::{AtPath, Failure};
 
-/// Files that belong to a tokenizer; configuration and weights are written anew by whoever changes them.
-const NAMES: &[&str] = &[
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-];
+use crate::formats::tokenizer::FILES;
 
 /// Copies what there is of a tokenizer from one model directory to another.
 pub fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
-    for name in NAMES {
+    for name in FILES {
         let source = from.join(name);
         if source.exists() {
             let bytes = std::fs::read(&source).at(&source)?;
