@@ -115,6 +115,11 @@ impl TaskKind for MakePairs {
         records::write(context.output("pairs"), &pairs)?;
         records::write_report(context.output("report"), &report)?;
         context.fact("pairs", "pairs", pairs.len());
+        let tokens: usize = pairs.iter().map(TokenPair::n_tokens).sum();
+        context.fact("pairs", "tokens", tokens);
+        if let Some(vocab) = context.one("samples").facts.get("vocab").cloned() {
+            context.fact("pairs", "vocab", vocab);
+        }
         Ok(())
     }
 }

@@ -162,3 +162,15 @@ pub fn vocab_fact(known: &Known<'_>, ports: &[&str]) -> Option<Fact> {
         .flat_map(|port| known.many(port))
         .find_map(|(_, facts)| facts.get("vocab").cloned())
 }
+
+/// Fails where a sequence is longer than the model's context.
+pub fn check_length(config: &Config, length: usize, name: &str) -> Result<(), Failure> {
+    if length <= config.max_position_embeddings {
+        return Ok(());
+    }
+    Err(Failure::input(format!(
+        "{name} is {length} tokens, the model has {} positions",
+        config.max_position_embeddings
+    ))
+    .help("use shorter sequences, or a model with more positions"))
+}

@@ -37,3 +37,20 @@ impl Ledger {
         self.targets as f64 / self.tokens.max(1) as f64
     }
 }
+
+impl Ledger {
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            kept: self.kept + other.kept,
+            dropped_too_long: self.dropped_too_long + other.dropped_too_long,
+            truncated: self.truncated + other.truncated,
+            lost_stop: self.lost_stop + other.lost_stop,
+            without_targets: self.without_targets + other.without_targets,
+            tokens: self.tokens + other.tokens,
+            targets: self.targets + other.targets,
+            dropped_tokens: self.dropped_tokens + other.dropped_tokens,
+        }
+    }
+}

@@ -126,6 +126,7 @@ impl TaskKind for TokenizePreferences {
         records::write(context.output("pairs"), &pairs)?;
         records::write_report(context.output("report"), &ledger)?;
         context.fact("pairs", "pairs", pairs.len());
+        context.fact("pairs", "tokens", ledger.tokens);
         context.fact("pairs", "vocab", tokenizer.digest().to_hex());
         Ok(())
     }
