@@ -42,7 +42,7 @@ def read(path):
     body = path.read_bytes()
     if path.suffix == ".zst":
         body = subprocess.run(["zstd", "-dqc"], input=body, stdout=subprocess.PIPE, check=True).stdout
-    return [json.loads(text) for text in body.decode().splitlines()]
+    return [json.loads(text) for text in body.decode().split("\n") if text]
 
 
 def write_shards(folder, records, key):
