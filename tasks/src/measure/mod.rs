@@ -1,5 +1,7 @@
 //! What came out: evaluation, choice between candidates, reports.
 
+pub mod gold;
+
 use kbuild_engine::kind::Kind;
 
 /// The kinds of this module.
