@@ -1,0 +1,67 @@
+//! Keys: the readable text that names a piece of work, and its digest.
+//!
+//! A manifest holds what decides the result and nothing else: no names, paths, times, hosts, devices or threads. The
+//! same text is hashed, stored in the receipt and shown by `why`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::canonical;
+use crate::digest::Digest;
+
+/// Version of the form of a manifest.
+pub const SCHEMA: u32 = 1;
+
+/// What decides the result of a task, or of one of its parts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub schema: u32,
+    pub kind: String,
+    pub version: u32,
+    /// After defaults are filled in.
+    pub params: Value,
+    /// Content by input port, in order. Ports without inputs are absent.
+    pub inputs: BTreeMap<String, Vec<InputEntry>>,
+    /// Of commands and plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramEntry>,
+    /// True for one part of a mapping task: its mapped ports hold that part alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub part: bool,
+}
+
+/// One artifact of an input port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputEntry {
+    pub digest: Digest,
+    /// On labelled ports alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// The program of a command or plugin, by content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramEntry {
+    pub argv: Vec<String>,
+    /// Digests of the declared files, in declared order.
+    pub files: Vec<Digest>,
+    /// Value of each declared environment variable; `None` where it is not set.
+    pub env: BTreeMap<String, Option<String>>,
+}
+
+impl Manifest {
+    /// The digest of the canonical text.
+    ///
+    /// # Panics
+    /// Never: what a manifest holds has passed through JSON, which has no NaN and no infinities.
+    pub fn key(&self) -> Digest {
+        canonical::digest(self).expect("a manifest has a canonical form")
+    }
+
+    /// The manifest as a JSON value, as receipts hold it.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).expect("a manifest is JSON")
+    }
+}
