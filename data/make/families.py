@@ -94,7 +94,7 @@ def formatting():
         "ko": ["목록으로 쓰세요: {items}", "항목마다 줄표를 붙이세요: {items}"],
     }
     for language, texts in lists.items():
-        for salt in range(250):
+        for salt in range(450):
             items = copy_list(language, salt)
             answer = "\n".join(f"- {item}" for item in items)
             wrong = ["\n".join(f"- {item}" for item in copy_list(language, salt + 1000)), ", ".join(items), f"- {items[0]}"]
@@ -156,7 +156,7 @@ def one_word():
     }
     for index, (_, _, category) in enumerate(WORDS):
         others = [other for other in range(len(WORDS)) if WORDS[other][2] != category]
-        for other in sorted(others, key=lambda other: number("one word", index, other))[:5]:
+        for other in sorted(others, key=lambda other: number("one word", index, other))[:8]:
             for language, texts in templates.items():
                 right, wrong = word(index, language), word(other, language)
                 what = CATEGORIES[category][0 if language == "en" else 1]
@@ -171,7 +171,7 @@ def translate(headings):
         "en": ["Translate to English: {x}", "In English: {x}", "What is {x} in English?", "영어로 옮기세요: {x}", "{x}, 영어로 무엇인가요?"],
         "ko": ["Translate to Korean: {x}", "In Korean: {x}", "한국어로 옮기세요: {x}", "{x}, 한국어로 무엇인가요?", "우리말로 쓰세요: {x}"],
     }
-    pairs = [(english, korean, 5) for english, korean, _ in WORDS] + [(english, korean, 3) for english, korean in headings]
+    pairs = [(english, korean, 5) for english, korean, _ in WORDS] + [(english, korean, 4) for english, korean in headings]
     for index, (english, korean, n_templates) in enumerate(pairs):
         for language, (source, target) in {"ko": (english, korean), "en": (korean, english)}.items():
             other = pairs[(index + 11) % len(pairs)][1 if language == "ko" else 0]
@@ -187,7 +187,7 @@ def explain(sections):
     }
     for index, (language, title, answer) in enumerate(sections):
         other = next(section for section in sections[index + 1 :] + sections if section[0] == language and section[1] != title)
-        for text in sorted(templates[language], key=lambda text: number(text, title))[:3]:
+        for text in sorted(templates[language], key=lambda text: number(text, title))[:4]:
             yield Task("explain", language, text.format(t=title), answer, {"check": "reference", "answer": answer}, [other[2]])
 
 
