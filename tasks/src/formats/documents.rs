@@ -59,7 +59,11 @@ impl<'de> Deserialize<'de> for Document {
             Some(Value::String(id)) => id,
             Some(Value::Number(number)) => number.to_string(),
             None | Some(Value::Null) => content_id(&record.text),
-            Some(_) => return Err(serde::de::Error::custom("`id` is neither text nor a number")),
+            Some(_) => {
+                return Err(serde::de::Error::custom(
+                    "`id` is neither text nor a number",
+                ));
+            }
         };
         let mut meta = record.meta.unwrap_or_default();
         for (name, value) in record.rest {
@@ -121,7 +125,10 @@ impl Iterator for Lines {
 }
 
 fn trim_end(mut line: Vec<u8>) -> Vec<u8> {
-    while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+    while line
+        .last()
+        .is_some_and(|byte| matches!(byte, b'\n' | b'\r'))
+    {
         line.pop();
     }
     line
@@ -333,7 +340,12 @@ mod tests {
     #[test]
     fn a_damaged_frame_is_named_with_the_line_it_breaks_at() {
         let lines: String = (0..20_000)
-            .map(|n| format!("{{\"text\":\"{}\"}}\n", blake3::hash(&[n as u8, (n >> 8) as u8])))
+            .map(|n| {
+                format!(
+                    "{{\"text\":\"{}\"}}\n",
+                    blake3::hash(&[n as u8, (n >> 8) as u8])
+                )
+            })
             .collect();
         let (_directory, path) = shard(&lines);
         let bytes = std::fs::read(&path).unwrap();

@@ -30,7 +30,8 @@ impl Template {
             .build()
             .expect("the standard delimiters");
         environment.set_syntax(syntax);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn blocks_are_trimmed_as_transformers_trims_them() {
-        let source = "{% if add_generation_prompt %}\n  x\n  {% endif %}\n{{ messages[0] | tojson }}";
+        let source =
+            "{% if add_generation_prompt %}\n  x\n  {% endif %}\n{{ messages[0] | tojson }}";
         assert_eq!(
             render(source, true).unwrap(),
             "  x\n{\"role\": \"user\", \"content\": \"안녕?\"}"
@@ -159,7 +161,10 @@ mod tests {
     #[test]
     fn a_template_may_refuse() {
         let failure = render("{{ raise_exception('roles must alternate') }}", false).unwrap_err();
-        assert!(failure.message.contains("roles must alternate"), "{failure}");
+        assert!(
+            failure.message.contains("roles must alternate"),
+            "{failure}"
+        );
         assert!(render("{{ strftime_now('%Y') }}", false).is_err());
         assert!(render("{% if %}", false).is_err());
     }

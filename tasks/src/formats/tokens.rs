@@ -44,7 +44,10 @@ impl Width {
                 .iter()
                 .flat_map(|token| (*token as u16).to_le_bytes())
                 .collect(),
-            Self::U32 => tokens.iter().flat_map(|token| token.to_le_bytes()).collect(),
+            Self::U32 => tokens
+                .iter()
+                .flat_map(|token| token.to_le_bytes())
+                .collect(),
         }
     }
 
@@ -194,7 +197,10 @@ impl TokenShards {
 
     /// Appends the tokens of `range` of the whole sequence to `out`; the range must lie inside.
     pub fn read(&self, range: Range<u64>, out: &mut Vec<u32>) {
-        assert!(range.end <= self.n_tokens(), "the range ends past the tokens");
+        assert!(
+            range.end <= self.n_tokens(),
+            "the range ends past the tokens"
+        );
         let mut at = range.start;
         let mut index = self.starts.partition_point(|start| *start <= at) - 1;
         while at < range.end {
