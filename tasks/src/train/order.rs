@@ -9,30 +9,11 @@
 
 use std::ops::Range;
 
-/// The order of `n` items in one epoch of one source.
-///
-/// Items are sorted by 64-bit words of a BLAKE3 output stream over (seed, source, epoch): counter-based and
-/// independent of the platform.
-pub fn permutation(n: usize, seed: u64, source: u64, epoch: u64) -> Vec<usize> {
-    let mut words = random_words("kbuild data order v1", &[seed, source, epoch]);
-    let keys: Vec<u64> = (0..n).map(|_| words()).collect();
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_unstable_by_key(|&item| (keys[item], item));
-    order
-}
+use crate::model::Rng;
 
-/// An endless stream of 64-bit words that depends on nothing but `purpose` and `key`.
-pub fn random_words(purpose: &str, key: &[u64]) -> impl FnMut() -> u64 + use<> {
-    let mut hasher = blake3::Hasher::new_derive_key(purpose);
-    for part in key {
-        hasher.update(&part.to_le_bytes());
-    }
-    let mut stream = hasher.finalize_xof();
-    move || {
-        let mut word = [0; 8];
-        stream.fill(&mut word);
-        u64::from_le_bytes(word)
-    }
+/// The order of `n` items in one epoch of one source.
+pub fn permutation(n: usize, seed: u64, source: u64, epoch: u64) -> Vec<usize> {
+    Rng::new(seed, &format!("data order/{source}")).permutation(epoch, n)
 }
 
 /// A run of consecutive tokens of one document inside a row.

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::order::random_words;
+use crate::model::Rng;
 
 /// Which responses of a prompt are paired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -76,10 +76,8 @@ pub fn choose_pair(
 
 /// The random word of a prompt: a function of the seed and the prompt's tokens, whatever other prompts there are.
 pub fn prompt_word(seed: u64, prompt: &[u32]) -> u64 {
-    let key: Vec<u64> = std::iter::once(seed)
-        .chain(prompt.iter().map(|&id| u64::from(id)))
-        .collect();
-    random_words("kbuild pair choice v1", &key)()
+    let bytes: Vec<u8> = prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
+    Rng::from_bytes(seed, &bytes).bits(0, 0)
 }
 
 fn best(rewards: &[f64], except: Option<usize>) -> usize {
