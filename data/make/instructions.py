@@ -190,10 +190,14 @@ def main():
     held = [preference(task, "held-out") for task in balanced(sets["held-out"], 320, "held-out")]
     write(DATA / "preferences" / "held-out.jsonl.zst", held)
     report("preferences/held-out", held)
-    for name, n in {"online": 1_400, "eval": 300}.items():
-        records = [described(task, messages=user(task)) for task in balanced(sets[name], n, name)]
-        write(DATA / "prompts" / f"{name}.jsonl.zst", records)
-        report(f"prompts/{name}", records)
+    online = [described(task, messages=user(task)) for task in balanced(sets["online"], 1_400, "online")]
+    write(DATA / "prompts" / "online.jsonl.zst", online)
+    report("prompts/online", online)
+    evaluation = balanced(sets["eval"], 300, "eval")
+    for domain in sorted({task.domain for task in evaluation}):
+        records = [described(task, messages=user(task)) for task in evaluation if task.domain == domain]
+        write(DATA / "prompts" / "eval" / f"{domain}.jsonl.zst", records)
+        report(f"prompts/eval/{domain}", records)
     plain = list(documents(training))
     shards("instruction", plain)
     report("instruction", plain)

@@ -61,7 +61,7 @@ fn no_prompt_is_in_two_sets() {
     let training: BTreeSet<String> = TRAINING.iter().flat_map(|path| prompts(path)).collect();
     let mut seen = training;
     for path in [
-        "prompts/eval.jsonl.zst",
+        "prompts/eval",
         "prompts/online.jsonl.zst",
         "preferences/held-out.jsonl.zst",
     ] {
@@ -81,7 +81,7 @@ fn instruction_documents_hold_no_prompt_of_evaluation() {
         .map(|record| format!("{}\n", text(record, "text")))
         .collect();
     assert!(documents.len() >= 500);
-    for path in ["prompts/eval.jsonl.zst", "preferences/held-out.jsonl.zst"] {
+    for path in ["prompts/eval", "preferences/held-out.jsonl.zst"] {
         for prompt in prompts(path) {
             let line = format!(": {prompt}\n");
             assert!(
@@ -100,7 +100,7 @@ fn right_answers_get_the_full_gold_reward() {
         let reward = gold::reward(&record, answer, true);
         assert!(reward > 0.999, "{reward} for {record}");
     }
-    for path in ["prompts/eval.jsonl.zst", "prompts/online.jsonl.zst"] {
+    for path in ["prompts/eval", "prompts/online.jsonl.zst"] {
         assert!(
             records(path)
                 .iter()
@@ -173,8 +173,11 @@ fn held_out_text_is_not_in_the_corpus() {
     let raw = ids(&RAW.map(|name| format!("raw/{name}")));
     for name in ["help-ko", "help-en", "gnome-ko", "gnome-en", "code"] {
         let held = ids(&[format!("heldout/{name}.jsonl.zst")]);
-        assert!(!held.is_empty(), "{name}");
+        let development = ids(&[format!("development/{name}.jsonl.zst")]);
+        assert!(!held.is_empty() && !development.is_empty(), "{name}");
         assert_eq!(held.intersection(&raw).next(), None, "{name}");
+        assert_eq!(development.intersection(&raw).next(), None, "{name}");
+        assert_eq!(held.intersection(&development).next(), None, "{name}");
     }
 }
 
