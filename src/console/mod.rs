@@ -1,0 +1,82 @@
+//! Everything that is printed, and nothing else: the one place that writes to stdout and stderr.
+//!
+//! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
+
+pub mod plan;
+pub mod problem;
+pub mod progress;
+pub mod summary;
+pub mod text;
+
+use std::io::{IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+
+pub const BOLD: Style = Style::new().bold();
+pub const DIM: Style = Style::new().dimmed();
+pub const GREEN: Style = AnsiColor::Green.on_default();
+pub const RED: Style = AnsiColor::Red.on_default().bold();
+pub const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// Text in a style; the streams below drop the styles where they are not wanted.
+pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Prints data on stdout. A reader that has gone away (`| head`) is no error.
+pub fn data(text: &str) {
+    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints data on stdout at once, for text that is streamed.
+pub fn stream(text: &str) {
+    let mut stdout = anstream::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
+/// Prints a line of talk on stderr.
+pub fn talk(line: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{line}");
+}
+
+/// Prints talk on stderr as it is, without ending the line.
+pub fn prompt(text: &str) {
+    let mut stderr = anstream::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes());
+    let _ = stderr.flush();
+}
+
+/// Prints a warning on stderr.
+pub fn warn(message: &str) {
+    talk(&format!("{}: {message}", styled(YELLOW, "warning")));
+}
+
+/// Prints an error with its way out on stderr.
+pub fn error(message: &str, help: &str) {
+    talk(&format!("{}: {message}", styled(RED, "error")));
+    if !help.is_empty() {
+        talk(&format!("  {}: {help}", styled(CYAN, "help")));
+    }
+}
+
+/// Where the talk goes: columns of the terminal, or none for pipes and files.
+pub fn terminal_width() -> Option<usize> {
+    std::io::stderr().is_terminal().then(columns)
+}
+
+/// Columns of the terminal that stdout goes to, or none for pipes and files.
+pub fn data_width() -> Option<usize> {
+    std::io::stdout().is_terminal().then(columns)
+}
+
+/// True where lines that move are of use: a terminal, and not the log of a CI run.
+pub fn is_interactive() -> bool {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !dumb && std::env::var_os("CI").is_none()
+}
+
+fn columns() -> usize {
+    usize::from(console::Term::stderr().size().1)
+}

@@ -1,0 +1,230 @@
+//! The plan as a table, one line a task, and as JSON; a reason as a sentence.
+
+use kbuild_engine::digest::Digest;
+use kbuild_engine::graph::{Graph, TaskId};
+use kbuild_engine::plan::{Blocker, Plan, Reason, Status};
+use serde_json::{Value, json};
+
+use super::{BOLD, DIM, GREEN, RED, YELLOW, styled, text};
+
+/// How many tasks of a plan have each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub hits: usize,
+    pub misses: usize,
+    pub unknown: usize,
+    pub blocked: usize,
+}
+
+impl Counts {
+    pub fn of(plan: &Plan) -> Self {
+        let mut counts = Self::default();
+        for (_, status) in &plan.tasks {
+            match status {
+                Status::Hit(_) => counts.hits += 1,
+                Status::Miss(_) => counts.misses += 1,
+                Status::Unknown(_) => counts.unknown += 1,
+                Status::Blocked(_) => counts.blocked += 1,
+            }
+        }
+        counts
+    }
+
+    pub fn total(&self) -> usize {
+        self.hits + self.misses + self.unknown + self.blocked
+    }
+
+    /// True when a build would run something, or could not.
+    pub fn is_pending(&self) -> bool {
+        self.hits < self.total()
+    }
+}
+
+/// One line a task, in the order in which they could run, and a line that counts.
+pub fn table(graph: &Graph, plan: &Plan, columns: Option<usize>) -> String {
+    let rows: Vec<Vec<String>> = plan
+        .tasks
+        .iter()
+        .map(|(id, status)| {
+            let task = graph.task(*id);
+            let (word, style) = word(status);
+            vec![
+                styled(style, word),
+                styled(BOLD, &task.name),
+                styled(DIM, &task.kind),
+                detail(graph, status),
+            ]
+        })
+        .collect();
+    format!("{}{}\n", text::table(&rows, columns), count_line(&Counts::of(plan)))
+}
+
+/// `12 tasks: 3 to run, 9 up to date`.
+pub fn count_line(counts: &Counts) -> String {
+    if !counts.is_pending() {
+        return format!("nothing to do: {} up to date", are(counts.total()));
+    }
+    let parts = [
+        (counts.misses, "to run"),
+        (counts.unknown, "known later"),
+        (counts.blocked, "blocked"),
+        (counts.hits, "up to date"),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+    format!("{}: {}", text::plural(counts.total(), "task"), parts.join(", "))
+}
+
+/// The plan as one JSON value.
+pub fn to_json(graph: &Graph, plan: &Plan) -> Value {
+    let tasks: Vec<Value> = plan.tasks.iter().map(|(id, status)| task_json(graph, *id, status)).collect();
+    let counts = Counts::of(plan);
+    json!({
+        "tasks": tasks,
+        "hits": counts.hits,
+        "misses": counts.misses,
+        "unknown": counts.unknown,
+        "blocked": counts.blocked,
+    })
+}
+
+/// A reason in a few words, for the end of a line.
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::NeverBuilt => "never built".to_owned(),
+        Reason::NoReceipt => "its result is not in the store".to_owned(),
+        Reason::KindChanged { old, new } => format!("kind {old} → {new}"),
+        Reason::VersionChanged { old, new } => format!("the kind's version {old} → {new}"),
+        Reason::ParamChanged { path, old, new } => {
+            format!("param `{path}` {} → {}", optional(old.as_ref()), optional(new.as_ref()))
+        }
+        Reason::InputChanged { port, index, label, old, new } => {
+            format!("input `{port}[{index}]` ({label}) {} → {}", digest(old.as_ref()), digest(new.as_ref()))
+        }
+        Reason::InputsRearranged { port } => format!("input `{port}`: other order or labels"),
+        Reason::ProgramChanged { file, old, new } => {
+            format!("program file `{file}` {} → {}", digest(old.as_ref()), digest(new.as_ref()))
+        }
+        Reason::ArgumentsChanged { old, new } => {
+            format!("arguments `{}` → `{}`", old.join(" "), new.join(" "))
+        }
+        Reason::EnvironmentChanged { name, old, new } => {
+            format!("environment `{name}` {} → {}", text_or_none(old.as_ref()), text_or_none(new.as_ref()))
+        }
+        Reason::Unusable { detail } => format!("its receipt cannot be used: {detail}"),
+    }
+}
+
+/// What stands in the way, in a few words.
+pub fn blocker(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::Source { pattern, detail } => format!("source `{pattern}`: {detail}"),
+        Blocker::ProgramFile { path, detail } => format!("program file `{path}`: {detail}"),
+        Blocker::Misaligned { ports } => {
+            let counts: Vec<String> =
+                ports.iter().map(|(port, n)| format!("`{port}` has {}", text::plural(*n, "part"))).collect();
+            format!("mapped inputs do not align: {}", counts.join(", "))
+        }
+    }
+}
+
+fn word(status: &Status) -> (&'static str, anstyle::Style) {
+    match status {
+        Status::Hit(_) => ("hit", GREEN),
+        Status::Miss(_) => ("miss", YELLOW),
+        Status::Unknown(_) => ("unknown", DIM),
+        Status::Blocked(_) => ("blocked", RED),
+    }
+}
+
+fn detail(graph: &Graph, status: &Status) -> String {
+    match status {
+        Status::Hit(_) => String::new(),
+        Status::Miss(work) => {
+            let reasons: Vec<String> = work.reasons.iter().map(reason).collect();
+            let parts = work.parts.as_ref().map(|parts| {
+                format!("{} of {}: ", parts.missing().len(), text::plural(parts.total(), "part"))
+            });
+            parts.unwrap_or_default() + &reasons.join("; ")
+        }
+        Status::Unknown(before) => {
+            let names: Vec<&str> = before.iter().map(|id| graph.task(*id).name.as_str()).collect();
+            format!("after {}", names.join(", "))
+        }
+        Status::Blocked(blockers) => {
+            blockers.iter().map(blocker).collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+fn task_json(graph: &Graph, id: TaskId, status: &Status) -> Value {
+    let task = graph.task(id);
+    let mut row = json!({ "task": task.name, "kind": task.kind, "status": word(status).0 });
+    match status {
+        Status::Hit(receipt) => row["key"] = json!(receipt.key),
+        Status::Miss(work) => {
+            row["key"] = json!(work.key);
+            row["reasons"] = json!(work.reasons);
+            if let Some(parts) = &work.parts {
+                row["parts"] = json!({ "total": parts.total(), "missing": parts.missing().len() });
+            }
+        }
+        Status::Unknown(before) => {
+            let names: Vec<&str> = before.iter().map(|id| graph.task(*id).name.as_str()).collect();
+            row["after"] = json!(names);
+        }
+        Status::Blocked(blockers) => row["blockers"] = json!(blockers),
+    }
+    row
+}
+
+fn optional(value: Option<&Value>) -> String {
+    value.map_or("(none)".to_owned(), Value::to_string)
+}
+
+fn digest(value: Option<&Digest>) -> String {
+    value.map_or("(none)".to_owned(), |digest| digest.short())
+}
+
+fn text_or_none(value: Option<&String>) -> &str {
+    value.map_or("(not set)", String::as_str)
+}
+
+fn are(n: usize) -> String {
+    let verb = if n == 1 { "is" } else { "are" };
+    format!("{} {verb}", text::plural(n, "task"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_show_old_and_new() {
+        let changed = Reason::ParamChanged {
+            path: "beta".to_owned(),
+            old: Some(json!(0.1)),
+            new: Some(json!(0.2)),
+        };
+        assert_eq!(reason(&changed), "param `beta` 0.1 → 0.2");
+        let added = Reason::InputChanged {
+            port: "tokens".to_owned(),
+            index: 1,
+            label: "tok-ko".to_owned(),
+            old: None,
+            new: Some(Digest::of(b"x")),
+        };
+        assert_eq!(reason(&added), format!("input `tokens[1]` (tok-ko) (none) → {}", Digest::of(b"x").short()));
+    }
+
+    #[test]
+    fn a_plan_is_counted() {
+        let counts = Counts { hits: 9, misses: 2, unknown: 1, blocked: 0 };
+        assert_eq!(count_line(&counts), "12 tasks: 2 to run, 1 known later, 9 up to date");
+        let done = Counts { hits: 1, ..Counts::default() };
+        assert_eq!(count_line(&done), "nothing to do: 1 task is up to date");
+    }
+}
