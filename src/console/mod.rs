@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
 
+pub mod kinds;
 pub mod plan;
 pub mod problem;
 pub mod progress;
