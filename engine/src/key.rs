@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::canonical;
 use crate::digest::Digest;
+use crate::graph::{Binding, InputPort, Task};
 
 /// Version of the form of a manifest.
 pub const SCHEMA: u32 = 1;
@@ -52,6 +53,40 @@ pub struct ProgramEntry {
 }
 
 impl Manifest {
+    /// The manifest of a task, given the digest of what each binding holds.
+    pub fn of(
+        task: &Task,
+        digest: impl Fn(&Binding) -> Digest,
+        program: Option<ProgramEntry>,
+    ) -> Self {
+        let entry = |port: &InputPort, binding: &Binding| InputEntry {
+            digest: digest(binding),
+            label: port.labelled.then(|| binding.label.clone()),
+        };
+        let inputs = task.inputs.iter().map(|port| {
+            let entries = port.bindings.iter().map(|b| entry(port, b)).collect();
+            (port.name.clone(), entries)
+        });
+        Self {
+            schema: SCHEMA,
+            kind: task.kind.clone(),
+            version: task.version,
+            params: task.params.clone(),
+            inputs: inputs.collect(),
+            program,
+            part: false,
+        }
+    }
+
+    /// The manifest of one part: the same work over that part of each mapped port.
+    pub fn part(&self, parts: impl IntoIterator<Item = (String, InputEntry)>) -> Self {
+        let mut manifest = self.clone();
+        manifest.part = true;
+        let parts = parts.into_iter().map(|(port, entry)| (port, vec![entry]));
+        manifest.inputs.extend(parts);
+        manifest
+    }
+
     /// The digest of the canonical text.
     ///
     /// # Panics

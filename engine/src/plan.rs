@@ -2,6 +2,8 @@
 //!
 //! A pure function of a graph, a snapshot of the disk, and receipts. It reads nothing itself.
 
+mod why;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,9 +12,11 @@ use serde_json::Value;
 
 use crate::artifact::Content;
 use crate::digest::Digest;
-use crate::graph::{Graph, SourceId, Task, TaskId};
-use crate::key::Manifest;
+use crate::graph::{Binding, Graph, InputPort, Origin, SourceId, Task, TaskId};
+use crate::key::{InputEntry, Manifest, ProgramEntry};
 use crate::receipt::Receipt;
+
+pub use why::reasons;
 
 /// What `scan` found on disk.
 #[derive(Debug, Clone, Default)]
@@ -173,26 +177,116 @@ pub struct Plan {
     pub tasks: Vec<(TaskId, Status)>,
 }
 
-/// Content of what a task reads, as far as it is known.
-#[derive(Debug, Clone, Default)]
+impl Plan {
+    pub fn status(&self, id: TaskId) -> Option<&Status> {
+        let index = self.tasks.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.tasks[index].1)
+    }
+
+    /// Protected tasks that are not hits: they wait for the user's word.
+    pub fn protected(&self, graph: &Graph) -> Vec<TaskId> {
+        self.tasks
+            .iter()
+            .filter(|(id, status)| graph.task(*id).protect && !matches!(status, Status::Hit(_)))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// True when every task is a hit.
+    pub fn is_done(&self) -> bool {
+        self.tasks
+            .iter()
+            .all(|(_, status)| matches!(status, Status::Hit(_)))
+    }
+}
+
+/// Content of what tasks read, as far as it is known: sources from the snapshot, outputs as tasks are resolved.
+#[derive(Debug, Clone)]
 pub struct Known {
-    outputs: BTreeMap<TaskId, Arc<Receipt>>,
+    sources: BTreeMap<SourceId, (Arc<Content>, Digest)>,
+    outputs: BTreeMap<TaskId, Delivery>,
+}
+
+/// What a task gave, with the digest of each output in the order of [`Task::outputs`].
+#[derive(Debug, Clone)]
+struct Delivery {
+    receipt: Arc<Receipt>,
+    digests: Vec<Digest>,
 }
 
 impl Known {
-    /// States what a task gave.
-    pub fn insert(&mut self, task: TaskId, receipt: Arc<Receipt>) {
-        self.outputs.insert(task, receipt);
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let sources = snapshot.sources.iter().filter_map(|(id, content)| {
+            let content = content.as_ref().ok()?;
+            Some((*id, (Arc::clone(content), content.digest())))
+        });
+        Self {
+            sources: sources.collect(),
+            outputs: BTreeMap::new(),
+        }
+    }
+
+    /// States what a task gave: the receipt of a hit, or of a finished execution.
+    ///
+    /// # Panics
+    /// If the receipt lacks an output of the task; [`decide`] never calls such a receipt a hit.
+    pub fn insert(&mut self, graph: &Graph, task: TaskId, receipt: Arc<Receipt>) {
+        let digests = graph
+            .task(task)
+            .outputs
+            .iter()
+            .map(|port| receipt.outputs[&port.name].digest())
+            .collect();
+        self.outputs.insert(task, Delivery { receipt, digests });
+    }
+
+    /// The receipt of a task that is resolved.
+    pub fn receipt(&self, task: TaskId) -> Option<&Arc<Receipt>> {
+        self.outputs.get(&task).map(|delivery| &delivery.receipt)
+    }
+
+    /// Content and digest of an input.
+    pub fn content(&self, graph: &Graph, from: Origin) -> Option<(&Content, Digest)> {
+        match from {
+            Origin::Source(id) => {
+                let (content, digest) = self.sources.get(&id)?;
+                Some((content, *digest))
+            }
+            Origin::Task { task, port } => {
+                let delivery = self.outputs.get(&task)?;
+                let name = &graph.task(task).outputs[port as usize].name;
+                let digest = delivery.digests[port as usize];
+                Some((&delivery.receipt.outputs[name], digest))
+            }
+        }
+    }
+
+    /// Measured facts of an input; none for sources.
+    pub fn facts(&self, graph: &Graph, from: Origin) -> Option<&BTreeMap<String, Value>> {
+        let Origin::Task { task, port } = from else {
+            return None;
+        };
+        let name = &graph.task(task).outputs[port as usize].name;
+        self.outputs.get(&task)?.receipt.facts.get(name)
     }
 }
 
 /// The status of every task that `goals` need.
 pub fn plan(graph: &Graph, snapshot: &Snapshot, receipts: &dyn Receipts, goals: &[TaskId]) -> Plan {
-    let _ = (graph, snapshot, receipts, goals);
-    Plan { tasks: Vec::new() }
+    let mut known = Known::new(snapshot);
+    let mut tasks = Vec::new();
+    for id in graph.reach(goals) {
+        let status = decide(graph, id, snapshot, &known, receipts);
+        if let Status::Hit(receipt) = &status {
+            known.insert(graph, id, Arc::clone(receipt));
+        }
+        tasks.push((id, status));
+    }
+    Plan { tasks }
 }
 
-/// The status of one task, given what the tasks before it gave.
+/// The status of one task, given what the tasks before it gave. Used for the plan, and again for each task as a build
+/// goes on.
 pub fn decide(
     graph: &Graph,
     id: TaskId,
@@ -200,12 +294,177 @@ pub fn decide(
     known: &Known,
     receipts: &dyn Receipts,
 ) -> Status {
-    let _ = (graph, id, snapshot, known, receipts);
-    Status::Unknown(Vec::new())
+    let task = graph.task(id);
+    let blockers = blockers(graph, task, snapshot);
+    if !blockers.is_empty() {
+        return Status::Blocked(blockers);
+    }
+    let waits_for = waits_for(graph, id, known);
+    if !waits_for.is_empty() {
+        return Status::Unknown(waits_for);
+    }
+    if let Some(misaligned) = misaligned(graph, task, known) {
+        return Status::Blocked(vec![misaligned]);
+    }
+    let manifest = manifest(graph, task, snapshot, known);
+    let key = manifest.key();
+    let reasons = match usable(task, receipts.get(&key)) {
+        Lookup::Found(receipt) => return Status::Hit(receipt),
+        Lookup::Missing => why::reasons(task, receipts.last(&task.name).as_ref(), &manifest),
+        Lookup::Unusable(detail) => vec![Reason::Unusable { detail }],
+    };
+    let parts = task
+        .is_mapped()
+        .then(|| parts(graph, task, known, &manifest, receipts));
+    Status::Miss(Box::new(Work {
+        key,
+        manifest,
+        reasons,
+        parts,
+    }))
 }
 
-/// Why the manifest of a task is not the one it had before.
-pub fn reasons(task: &Task, old: Option<&Manifest>, new: &Manifest) -> Vec<Reason> {
-    let _ = (task, old, new);
-    Vec::new()
+fn blockers(graph: &Graph, task: &Task, snapshot: &Snapshot) -> Vec<Blocker> {
+    let sources = task.bindings().filter_map(|binding| {
+        let Origin::Source(id) = binding.from else {
+            return None;
+        };
+        let detail = match snapshot.sources.get(&id) {
+            Some(Ok(_)) => return None,
+            Some(Err(detail)) => detail.clone(),
+            None => "it was not looked at".to_owned(),
+        };
+        let pattern = graph.source(id).pattern.clone();
+        Some(Blocker::Source { pattern, detail })
+    });
+    let files = task.executor.program().into_iter().flat_map(|program| {
+        program.files.iter().filter_map(|path| {
+            let detail = match snapshot.files.get(path) {
+                Some(Ok(_)) => return None,
+                Some(Err(detail)) => detail.clone(),
+                None => "it was not looked at".to_owned(),
+            };
+            let path = path.clone();
+            Some(Blocker::ProgramFile { path, detail })
+        })
+    });
+    sources.chain(files).collect()
+}
+
+fn waits_for(graph: &Graph, id: TaskId, known: &Known) -> Vec<TaskId> {
+    let is_open = |id: &&TaskId| !known.outputs.contains_key(*id);
+    graph
+        .dependencies(id)
+        .iter()
+        .filter(is_open)
+        .copied()
+        .collect()
+}
+
+fn misaligned(graph: &Graph, task: &Task, known: &Known) -> Option<Blocker> {
+    let ports: Vec<(String, usize)> = mapped(task)
+        .map(|port| (port.name.clone(), parts_of(graph, port, known).count()))
+        .collect();
+    let aligned = ports.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    (!aligned).then_some(Blocker::Misaligned { ports })
+}
+
+fn manifest(graph: &Graph, task: &Task, snapshot: &Snapshot, known: &Known) -> Manifest {
+    let digest = |binding: &Binding| {
+        let (_, digest) = known
+            .content(graph, binding.from)
+            .expect("inputs are known before a key is made");
+        digest
+    };
+    let program = task.executor.program().map(|program| ProgramEntry {
+        argv: program.declared.clone(),
+        files: program
+            .files
+            .iter()
+            .filter_map(|path| snapshot.files.get(path)?.as_ref().ok().copied())
+            .collect(),
+        env: program
+            .env
+            .iter()
+            .map(|name| (name.clone(), snapshot.env.get(name).cloned()))
+            .collect(),
+    });
+    Manifest::of(task, digest, program)
+}
+
+/// A receipt that lacks an output of the task, or belongs to another form, is none.
+fn usable(task: &Task, lookup: Lookup) -> Lookup {
+    let Lookup::Found(receipt) = lookup else {
+        return lookup;
+    };
+    let lacking = task
+        .outputs
+        .iter()
+        .find(|port| !receipt.outputs.contains_key(&port.name));
+    match lacking {
+        Some(port) => Lookup::Unusable(format!("its receipt lacks the output `{}`", port.name)),
+        None => Lookup::Found(receipt),
+    }
+}
+
+fn parts(
+    graph: &Graph,
+    task: &Task,
+    known: &Known,
+    whole: &Manifest,
+    receipts: &dyn Receipts,
+) -> Parts {
+    let mut columns: Vec<_> = mapped(task)
+        .map(|port| (port.name.clone(), parts_of(graph, port, known)))
+        .collect();
+    let mut all = Vec::new();
+    loop {
+        let row: Option<Vec<(String, InputEntry)>> = columns
+            .iter_mut()
+            .map(|(port, entries)| Some((port.clone(), entries.next()?)))
+            .collect();
+        let Some(row) = row else { break };
+        let manifest = whole.part(row);
+        let key = manifest.key();
+        let receipt = match receipts.get(&key) {
+            Lookup::Found(receipt) => Some(receipt).filter(|receipt| gives_part(task, receipt)),
+            Lookup::Missing | Lookup::Unusable(_) => None,
+        };
+        let index = all.len();
+        all.push(Part {
+            index,
+            key,
+            manifest,
+            receipt,
+        });
+    }
+    Parts { all }
+}
+
+fn gives_part(task: &Task, receipt: &Receipt) -> bool {
+    task.outputs
+        .iter()
+        .filter(|port| port.mapped)
+        .all(|port| receipt.outputs.contains_key(&port.name))
+}
+
+fn mapped(task: &Task) -> impl Iterator<Item = &InputPort> {
+    task.inputs.iter().filter(|port| port.mapped)
+}
+
+/// The parts of a mapped port: those of all its bindings, one after the other.
+fn parts_of<'a>(
+    graph: &'a Graph,
+    port: &'a InputPort,
+    known: &'a Known,
+) -> impl Iterator<Item = InputEntry> + 'a {
+    port.bindings.iter().flat_map(move |binding| {
+        let parts = known
+            .content(graph, binding.from)
+            .map_or(&[][..], |(content, _)| content.parts());
+        parts.iter().map(|part| InputEntry {
+            digest: part.digest(),
+            label: port.labelled.then(|| binding.label.clone()),
+        })
+    })
 }

@@ -1,0 +1,211 @@
+//! Processes by identity, and the end of those that an attempt left behind.
+//!
+//! A pid alone names nothing: it is used again. A process here is its pid and its start, and a member of an attempt
+//! carries the mark of that attempt in its environment, so that nobody else's process is ever signalled.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
+use serde::{Deserialize, Serialize};
+
+/// Environment variable that marks every process of an attempt.
+pub const MARK: &str = "KBUILD_ATTEMPT";
+
+/// A process, as nobody else will ever be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// Start in clock ticks since the machine came up.
+    pub start: u64,
+}
+
+impl Process {
+    /// The process that runs this code.
+    pub fn own() -> Self {
+        static OWN: OnceLock<Process> = OnceLock::new();
+        *OWN.get_or_init(|| {
+            let pid = std::process::id();
+            Self {
+                pid,
+                start: stat(pid).map_or(0, |stat| stat.start),
+            }
+        })
+    }
+
+    /// The process that now has this pid.
+    pub fn find(pid: u32) -> Option<Self> {
+        stat(pid).map(|stat| Self {
+            pid,
+            start: stat.start,
+        })
+    }
+
+    pub fn is_alive(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != 'Z')
+    }
+}
+
+/// Who works on a key, as its lock file records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Identity of this run of the machine: pids of another mean nothing.
+    pub boot: String,
+    pub builder: Process,
+    /// Leader of the attempt's process group.
+    pub leader: Process,
+    /// Value of [`MARK`] in the attempt's processes.
+    pub mark: String,
+}
+
+impl Attempt {
+    pub fn new(leader: Process, mark: &str) -> Self {
+        Self {
+            boot: boot().to_owned(),
+            builder: Process::own(),
+            leader,
+            mark: mark.to_owned(),
+        }
+    }
+
+    /// True when the build that started the attempt is gone, on this machine, since it came up.
+    pub fn is_orphaned(&self) -> bool {
+        self.boot == boot() && !self.builder.is_alive()
+    }
+
+    /// Sends a signal to every process of the attempt that is still there; returns how many there were.
+    pub fn signal(&self, signal: Signal) -> usize {
+        if self.boot != boot() {
+            return 0;
+        }
+        let members = members(self.leader.pid, &self.mark);
+        for pid in &members {
+            let _ = kill_process(*pid, signal);
+        }
+        members.len()
+    }
+
+    /// Kills what is left of the attempt and waits until it is gone.
+    pub fn kill(&self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let begun = Instant::now();
+        while self.signal(Signal::KILL) > 0 && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Kills what is left of the group of a leader that has ended. Cheap when nothing is.
+pub(crate) fn end_group(leader: u32, mark: &str) {
+    let exists = i32::try_from(leader)
+        .ok()
+        .and_then(Pid::from_raw)
+        .is_some_and(|group| test_kill_process_group(group).is_ok());
+    if exists {
+        Attempt::new(
+            Process {
+                pid: leader,
+                start: 0,
+            },
+            mark,
+        )
+        .kill();
+    }
+}
+
+/// Living processes of the group that carry the mark.
+fn members(group: u32, mark: &str) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| stat(*pid).is_some_and(|stat| stat.group == group && stat.state != 'Z'))
+        .filter(|pid| is_marked(*pid, mark))
+        .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+        .collect()
+}
+
+fn is_marked(pid: u32, mark: &str) -> bool {
+    let expected = format!("{MARK}={mark}");
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+        environ
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == expected.as_bytes())
+    })
+}
+
+struct Stat {
+    state: char,
+    group: u32,
+    start: u64,
+}
+
+/// Fields 3, 5 and 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold anything, so reading starts
+/// after its closing parenthesis.
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        group: fields.get(2)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+fn boot() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    fn sleeper(mark: &str) -> std::process::Child {
+        Command::new("sleep")
+            .arg("60")
+            .env(MARK, mark)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn kills_marked_processes_alone() {
+        let (mut ours, mut other) = (sleeper("ours"), sleeper("other"));
+        // The mark appears with exec, which spawn has waited for.
+        for (leader, mark) in [(ours.id(), "other"), (other.id(), "ours")] {
+            end_group(leader, mark);
+        }
+        assert!(ours.try_wait().unwrap().is_none(), "another mark is another attempt");
+        assert!(other.try_wait().unwrap().is_none());
+        end_group(ours.id(), "ours");
+        assert!(!ours.wait().unwrap().success());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_recycled_pid_is_another_process() {
+        let own = Process::own();
+        assert!(own.is_alive());
+        let recycled = Process {
+            start: own.start + 1,
+            ..own
+        };
+        assert!(!recycled.is_alive());
+        let mut attempt = Attempt::new(own, "m");
+        assert!(!attempt.is_orphaned());
+        attempt.builder = recycled;
+        assert!(attempt.is_orphaned());
+    }
+}

@@ -1,0 +1,384 @@
+//! Content: files named by digest, read-only, put in by rename, taken out by copy.
+//!
+//! Never lends a hard link: whoever writes to an export cannot reach the store. Knows no keys and no tasks.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::durable::ensure_directory;
+use super::memo::{Memo, Seen, Stamp, now_ns};
+use super::{Store, fanned};
+use crate::artifact::{Blob, Content};
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+
+/// Files that are to become content, in the layout of their port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Laid {
+    File(PathBuf),
+    Directory(BTreeMap<String, PathBuf>),
+    Shards(Vec<Laid>),
+}
+
+impl Laid {
+    fn files<'a>(&'a self, into: &mut Vec<&'a Path>) {
+        match self {
+            Self::File(path) => into.push(path),
+            Self::Directory(files) => into.extend(files.values().map(PathBuf::as_path)),
+            Self::Shards(parts) => parts.iter().for_each(|part| part.files(into)),
+        }
+    }
+
+    /// The content of this layout, given the blobs of its files in order.
+    fn content(&self, blobs: &mut impl Iterator<Item = Blob>) -> Content {
+        let mut next = || blobs.next().expect("one blob for each file");
+        match self {
+            Self::File(_) => Content::File(next()),
+            Self::Directory(files) => Content::Directory(
+                files.keys().map(|name| (name.clone(), next())).collect(),
+            ),
+            Self::Shards(parts) => {
+                Content::Shards(parts.iter().map(|part| part.content(blobs)).collect())
+            }
+        }
+    }
+}
+
+/// How a blob looks against what its receipt says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlobState {
+    Sound,
+    Missing,
+    WrongSize { found: u64 },
+    Damaged,
+    Unreadable(String),
+}
+
+impl BlobState {
+    /// What is wrong, for a warning.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Sound => None,
+            Self::Missing => Some("missing".to_owned()),
+            Self::WrongSize { found } => Some(format!("damaged: {found} bytes long")),
+            Self::Damaged => Some("damaged: other content than its name says".to_owned()),
+            Self::Unreadable(cause) => Some(format!("unreadable: {cause}")),
+        }
+    }
+}
+
+/// What a copy out of the store is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Materialise {
+    /// For people: writable.
+    Writable,
+    /// For looking at.
+    ReadOnly,
+}
+
+/// The digest and length of a file; large ones are mapped and hashed by many threads.
+pub fn hash_file(path: &Path) -> Result<Blob, Error> {
+    const MAPPED_FROM: u64 = 128 * 1024;
+    let size = fs::metadata(path).doing("read", path)?.len();
+    let mut hasher = blake3::Hasher::new();
+    let hashed = if size >= MAPPED_FROM {
+        hasher.update_mmap_rayon(path)
+    } else {
+        File::open(path).and_then(|file| hasher.update_reader(file))
+    };
+    hashed.doing("read", path)?;
+    Ok(Blob {
+        digest: Digest::from_bytes(*hasher.finalize().as_bytes()),
+        size: hasher.count(),
+    })
+}
+
+impl Store {
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        fanned(&self.root().join("blobs"), digest, "")
+    }
+
+    /// Moves the files into the store. They must lie below the store's `tmp/` or `partial/`, and nobody may write to
+    /// them any more. A blob that exists is replaced: what was just made is known to be sound.
+    pub fn keep(&self, laid: &Laid) -> Result<Content, Error> {
+        let mut files = Vec::new();
+        laid.files(&mut files);
+        let blobs: Vec<Blob> = files
+            .par_iter()
+            .map(|path| self.keep_file(path))
+            .collect::<Result<_, _>>()?;
+        let directories = blobs.iter().filter_map(|blob| {
+            let path = self.blob_path(&blob.digest);
+            path.parent().map(Path::to_owned)
+        });
+        self.durability.directories(directories)?;
+        Ok(laid.content(&mut blobs.into_iter()))
+    }
+
+    fn keep_file(&self, path: &Path) -> Result<Blob, Error> {
+        let metadata = fs::symlink_metadata(path).doing("read", path)?;
+        if metadata.nlink() > 1 {
+            // Another name of this inode may be written to later.
+            self.unshare(path)?;
+        }
+        fs::set_permissions(path, Permissions::from_mode(0o444)).doing("protect", path)?;
+        let blob = hash_file(path)?;
+        self.durability.file(path)?;
+        let place = self.blob_path(&blob.digest);
+        if let Some(parent) = place.parent() {
+            ensure_directory(self.durability, parent)?;
+        }
+        fs::rename(path, &place).doing("write", &place)?;
+        Ok(blob)
+    }
+
+    /// Gives `path` an inode of its own.
+    fn unshare(&self, path: &Path) -> Result<(), Error> {
+        let own = self.temporary();
+        copy(path, &own)?;
+        fs::rename(&own, path).doing("write", path)
+    }
+
+    /// Puts bytes that are in memory into the store.
+    pub fn keep_bytes(&self, bytes: &[u8]) -> Result<Blob, Error> {
+        let path = self.temporary();
+        fs::write(&path, bytes).doing("write", &path)?;
+        self.keep_file(&path)
+    }
+
+    /// Looks at a blob: its length always, its bytes when they may have changed since the memo saw them.
+    pub fn check(&self, blob: &Blob, memo: &Memo) -> BlobState {
+        let path = self.blob_path(&blob.digest);
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BlobState::Missing,
+            Err(error) => return BlobState::Unreadable(error.to_string()),
+            Ok(metadata) if !metadata.is_file() => return BlobState::Damaged,
+            Ok(metadata) => metadata,
+        };
+        if metadata.len() != blob.size {
+            return BlobState::WrongSize {
+                found: metadata.len(),
+            };
+        }
+        match memo.seen(Path::new(&blob.digest.to_hex()), &Stamp::of(&metadata)) {
+            Seen::Same(digest) if digest == blob.digest => BlobState::Sound,
+            Seen::Never => BlobState::Sound,
+            Seen::Same(_) | Seen::Changed => self.verify(blob),
+        }
+    }
+
+    /// Reads the bytes of a blob again.
+    pub fn verify(&self, blob: &Blob) -> BlobState {
+        let path = self.blob_path(&blob.digest);
+        match hash_file(&path) {
+            Ok(found) if found.size != blob.size => BlobState::WrongSize { found: found.size },
+            Ok(found) if found.digest == blob.digest => BlobState::Sound,
+            Ok(_) => BlobState::Damaged,
+            Err(_) if !path.exists() => BlobState::Missing,
+            Err(error) => BlobState::Unreadable(error.to_string()),
+        }
+    }
+
+    /// Notes how sound blobs look now, so that a later change to one is noticed.
+    pub fn note_blobs(&self, memo: &mut Memo, blobs: impl IntoIterator<Item = Blob>) {
+        for blob in blobs {
+            let Ok(metadata) = fs::symlink_metadata(self.blob_path(&blob.digest)) else {
+                continue;
+            };
+            let stamp = Stamp::of(&metadata);
+            let name = PathBuf::from(blob.digest.to_hex());
+            if memo.seen(&name, &stamp) != Seen::Same(blob.digest) {
+                memo.note(name, stamp, blob.digest, now_ns());
+            }
+        }
+    }
+
+    /// The bytes of a small blob.
+    pub fn read(&self, blob: &Blob) -> Result<Vec<u8>, Error> {
+        let path = self.blob_path(&blob.digest);
+        fs::read(&path).doing("read", &path)
+    }
+
+    /// Copies content to `target`, which appears (or is replaced) in one step. Shards are named by position:
+    /// `00000.<extension>`.
+    pub fn materialise(
+        &self,
+        content: &Content,
+        extension: &str,
+        target: &Path,
+        mode: Materialise,
+    ) -> Result<(), Error> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let parent = target.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).doing("create", parent)?;
+        let unique = self.temporary();
+        let unique = unique.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = parent.join(format!(".{name}.{unique}"));
+        let done = self
+            .copy_out(content, extension, &temporary, mode)
+            .and_then(|()| replace(&temporary, target));
+        remove_tree(&temporary);
+        done
+    }
+
+    fn copy_out(
+        &self,
+        content: &Content,
+        extension: &str,
+        to: &Path,
+        mode: Materialise,
+    ) -> Result<(), Error> {
+        for (name, blob) in files_of(content, extension) {
+            let path = if name.is_empty() { to.to_owned() } else { to.join(name) };
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).doing("create", parent)?;
+            }
+            copy(&self.blob_path(&blob.digest), &path)?;
+            let bits = match mode {
+                Materialise::Writable => 0o644,
+                Materialise::ReadOnly => 0o444,
+            };
+            fs::set_permissions(&path, Permissions::from_mode(bits)).doing("protect", &path)?;
+        }
+        if !matches!(content, Content::File(_)) {
+            fs::create_dir_all(to).doing("create", to)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every file of a content with its relative name: empty for a single file, `00000.<extension>` for shards.
+pub fn files_of(content: &Content, extension: &str) -> Vec<(String, Blob)> {
+    match content {
+        Content::File(blob) => vec![(String::new(), *blob)],
+        Content::Directory(files) => files.iter().map(|(name, blob)| (name.clone(), *blob)).collect(),
+        Content::Shards(parts) => parts
+            .iter()
+            .enumerate()
+            .flat_map(|(index, part)| {
+                let stem = part_name(index, part, extension);
+                files_of(part, "").into_iter().map(move |(name, blob)| match name.as_str() {
+                    "" => (stem.clone(), blob),
+                    _ => (format!("{stem}/{name}"), blob),
+                })
+            })
+            .collect(),
+    }
+}
+
+/// The name of a shard where names are made up: its position, and the extension of its format for a file.
+pub fn part_name(index: usize, part: &Content, extension: &str) -> String {
+    match part {
+        Content::File(_) if !extension.is_empty() => format!("{index:05}.{extension}"),
+        _ => format!("{index:05}"),
+    }
+}
+
+/// Copies a file, sharing its blocks where the filesystem can.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let source = File::open(from).doing("read", from)?;
+    let target = File::create(to).doing("write", to)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+        return Ok(());
+    }
+    drop(target);
+    fs::copy(from, to).map(drop).doing("write", to)
+}
+
+/// Puts `from` where `to` is, whatever `to` was. Two trees change places in one step.
+fn replace(from: &Path, to: &Path) -> Result<(), Error> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let exists = fs::symlink_metadata(to).is_ok();
+    let is_tree = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if !exists || (!is_tree(from) && !is_tree(to)) {
+        return fs::rename(from, to).doing("write", to);
+    }
+    if renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    // A filesystem without exchange: there is a moment without `to`.
+    remove_tree(to);
+    fs::rename(from, to).doing("write", to)
+}
+
+/// Removes whatever is at `path`, if it can.
+pub(crate) fn remove_tree(path: &Path) {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let _ = fs::remove_dir_all(path);
+        }
+        Ok(_) => {
+            let _ = fs::remove_file(path);
+        }
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().join("cache"));
+        store.create().unwrap();
+        (directory, store)
+    }
+
+    fn made(store: &Store, text: &str) -> PathBuf {
+        let path = store.temporary();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn keeps_and_gives_back_a_tree() {
+        let (directory, store) = store();
+        let parts = ["one", ""].map(|text| Laid::File(made(&store, text)));
+        let content = store.keep(&Laid::Shards(parts.to_vec())).unwrap();
+        assert_eq!(content.parts().len(), 2, "an empty part stays");
+        let target = directory.path().join("out");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("stale"), "").unwrap();
+        store.materialise(&content, "txt", &target, Materialise::Writable).unwrap();
+        assert_eq!(fs::read_to_string(target.join("00000.txt")).unwrap(), "one");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left beside it");
+    }
+
+    #[test]
+    fn notices_every_damage_of_a_blob_it_has_seen() {
+        let (_directory, store) = store();
+        let Content::File(blob) = store.keep(&Laid::File(made(&store, "abc"))).unwrap() else {
+            panic!("a file was kept");
+        };
+        let mut memo = Memo::default();
+        store.note_blobs(&mut memo, [blob]);
+        assert_eq!(store.check(&blob, &memo), BlobState::Sound);
+        let path = store.blob_path(&blob.digest);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(store.check(&blob, &memo), BlobState::Missing);
+        fs::write(&path, "abcd").unwrap();
+        assert_eq!(store.check(&blob, &memo), BlobState::WrongSize { found: 4 });
+        fs::write(&path, "abd").unwrap();
+        assert_eq!(store.check(&blob, &memo), BlobState::Damaged);
+        store.keep(&Laid::File(made(&store, "abc"))).unwrap();
+        assert_eq!(store.check(&blob, &memo), BlobState::Sound, "healed by its producer");
+    }
+
+    #[test]
+    fn a_hard_link_does_not_reach_the_store() {
+        let (directory, store) = store();
+        let outside = directory.path().join("mine");
+        fs::write(&outside, "abc").unwrap();
+        let link = store.temporary();
+        fs::hard_link(&outside, &link).unwrap();
+        let content = store.keep(&Laid::File(link)).unwrap();
+        fs::write(&outside, "xyz").unwrap();
+        assert_eq!(store.verify(&content.blobs()[0]), BlobState::Sound);
+    }
+}

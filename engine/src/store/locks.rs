@@ -1,0 +1,213 @@
+//! One worker for each key, whatever process it is in.
+//!
+//! The lock of a key is an open file: it is handed down to the attempt's processes and lasts until the last of them
+//! has closed it. Parts are locked by byte ranges of one file (nothing of them is shared before they are done, so
+//! these are not handed down). Nothing here waits: callers ask again.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Store;
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+use crate::runner::Attempt;
+
+/// The right to work on a key.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Store {
+    fn lock_path(&self, key: &Digest) -> PathBuf {
+        self.root().join("locks").join(key.to_hex())
+    }
+
+    /// Takes the lock of a key, or says that somebody has it (`None`). What a dead build left running on the key is
+    /// gone when this returns a lock.
+    pub fn try_lock(&self, key: &Digest) -> Result<Option<Lock>, Error> {
+        let path = self.lock_path(key);
+        let file = open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error).doing("lock", &path),
+        }
+        if !is_at(&file, &path) {
+            // Somebody removed the file meanwhile; the caller asks again.
+            return Ok(None);
+        }
+        let mut lock = Lock { file, path };
+        if let Some(attempt) = lock.recorded() {
+            attempt.kill();
+            lock.clear()?;
+        }
+        Ok(Some(lock))
+    }
+
+    /// Who works on a key, as far as it was recorded.
+    pub fn worker(&self, key: &Digest) -> Option<Attempt> {
+        serde_json::from_slice(&fs::read(self.lock_path(key)).ok()?).ok()
+    }
+
+    /// Removes the lock files that nobody holds.
+    pub(super) fn remove_free_locks(&self) {
+        let entries = fs::read_dir(self.root().join("locks"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let path = entry.path();
+            if let Ok(file) = open(&path)
+                && file.try_lock().is_ok()
+                && is_at(&file, &path)
+            {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Locks for parts; holds none yet.
+    pub fn part_locks(&self) -> Result<PartLocks, Error> {
+        let path = self.root().join("locks").join("parts");
+        Ok(PartLocks { file: open(&path)? })
+    }
+}
+
+impl Lock {
+    /// Records who works, so that whoever comes after a crash can end it.
+    pub fn record(&mut self, attempt: &Attempt) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(attempt).unwrap_or_default();
+        self.clear()?;
+        self.file.write_all(&bytes).doing("write", &self.path)
+    }
+
+    /// Forgets the attempt, once its last process is gone.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .doing("write", &self.path)
+    }
+
+    fn recorded(&mut self) -> Option<Attempt> {
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .doing("open", path)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!(
+        (file.metadata(), fs::metadata(path)),
+        (Ok(held), Ok(named)) if inode(held) == inode(named)
+    )
+}
+
+/// The right to work on some parts. Released one by one, and all when dropped.
+#[derive(Debug)]
+pub struct PartLocks {
+    file: File,
+}
+
+impl PartLocks {
+    /// Takes the lock of one part, or says that somebody else has it. To be asked in the order of
+    /// [`PartLocks::place`], so that no two builds wait for each other.
+    pub fn try_lock(&self, part: &Digest) -> bool {
+        self.set(part, libc::F_WRLCK)
+    }
+
+    pub fn release(&self, part: &Digest) {
+        self.set(part, libc::F_UNLCK);
+    }
+
+    /// Position of the part's lock: its order.
+    pub fn place(part: &Digest) -> i64 {
+        let (head, _) = part.as_bytes().split_at(8);
+        let number = head.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        i64::try_from(number >> 2).unwrap_or_default()
+    }
+
+    /// Sets an open-file-description lock (fcntl(2)) on one byte.
+    #[allow(unsafe_code)]
+    fn set(&self, part: &Digest, kind: libc::c_int) -> bool {
+        let range = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: Self::place(part),
+            l_len: 1,
+            l_pid: 0,
+        };
+        // SAFETY: the descriptor is open for as long as `self` lives, and `range` is a complete `flock` that fcntl
+        // only reads for F_OFD_SETLK.
+        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &range) == 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::Process;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.create().unwrap();
+        (directory, store)
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let (_directory, store) = store();
+        let key = Digest::of(b"key");
+        let first = store.try_lock(&key).unwrap();
+        assert!(first.is_some());
+        assert!(store.try_lock(&key).unwrap().is_none());
+        store.remove_free_locks();
+        assert!(store.try_lock(&key).unwrap().is_none(), "a held lock stays");
+        drop(first);
+        assert!(store.try_lock(&key).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_record_is_read_by_anybody_and_cleared_by_the_next() {
+        let (_directory, store) = store();
+        let key = Digest::of(b"key");
+        let mut lock = store.try_lock(&key).unwrap().unwrap();
+        let attempt = Attempt::new(Process::own(), "nobody has this mark");
+        lock.record(&attempt).unwrap();
+        assert_eq!(store.worker(&key), Some(attempt));
+        drop(lock);
+        let _next = store.try_lock(&key).unwrap().unwrap();
+        assert_eq!(store.worker(&key), None);
+    }
+
+    #[test]
+    fn parts_are_locked_one_by_one() {
+        let (_directory, store) = store();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let (ours, theirs) = (store.part_locks().unwrap(), store.part_locks().unwrap());
+        assert!(ours.try_lock(&one) && ours.try_lock(&one));
+        assert!(!theirs.try_lock(&one) && theirs.try_lock(&two));
+        ours.release(&one);
+        assert!(theirs.try_lock(&one));
+    }
+}

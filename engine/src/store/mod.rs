@@ -1,0 +1,127 @@
+//! The store: content by digest, receipts by key, and disposable helpers beside them.
+//!
+//! ```text
+//! cache/
+//!   blobs/3f/9a…            content, read-only, named by digest
+//!   receipts/7c/01….json    one per key, written last, by rename
+//!   memo/ history/          disposable
+//!   locks/ partial/<key>/ tmp/ logs/<build>/
+//!   latest/<task>/<port>    human names for the newest results
+//! ```
+//!
+//! Truth is blobs and receipts. Knows nothing of graphs, plans or processes that run.
+
+mod blobs;
+mod durable;
+mod gc;
+mod history;
+mod latest;
+mod locks;
+mod memo;
+mod receipts;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use blobs::{BlobState, Laid, Materialise, hash_file};
+pub use durable::Durability;
+pub use gc::{Garbage, Kept, Litter};
+pub use history::History;
+pub use latest::Export;
+pub use locks::{Lock, PartLocks};
+pub use memo::{Memo, Seen, Stamp};
+pub use receipts::{Found, Unsound};
+
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+use crate::runner::Process;
+
+/// A store at a directory. Making one touches nothing.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Arc<Path>,
+    durability: Durability,
+}
+
+impl Store {
+    pub fn new(root: impl AsRef<Path>) -> Self {
+        Self {
+            root: Arc::from(root.as_ref()),
+            durability: Durability::default(),
+        }
+    }
+
+    /// The same store with another promise about power loss.
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directories that a build writes to.
+    pub fn create(&self) -> Result<(), Error> {
+        for name in [
+            "blobs", "receipts", "memo", "locks", "partial", "tmp", "logs", "latest",
+        ] {
+            let path = self.root.join(name);
+            std::fs::create_dir_all(&path).doing("create", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Where checkpoints of the attempts at a key lie.
+    pub fn partial(&self, key: &Digest) -> PathBuf {
+        self.root.join("partial").join(key.to_hex())
+    }
+
+    /// Where the log of a build lies.
+    pub fn logs(&self, build: &str) -> PathBuf {
+        self.root.join("logs").join(build)
+    }
+
+    /// Every directory of logs, oldest first (names of builds begin with their time).
+    pub fn builds(&self) -> Vec<String> {
+        let mut builds: Vec<String> = std::fs::read_dir(self.root.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        builds.sort_unstable();
+        builds
+    }
+
+    /// A path below `tmp/` that no other process or thread uses.
+    pub fn temporary(&self) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let me = Process::own();
+        self.root
+            .join("tmp")
+            .join(format!("{}-{}-{number}", me.pid, me.start))
+    }
+
+    pub(crate) fn history_path(&self) -> PathBuf {
+        self.root.join("history")
+    }
+
+    /// The memo of this name, with a warning when it was damaged.
+    pub fn memo(&self, name: &str) -> (Memo, Option<String>) {
+        Memo::load(&self.root.join("memo").join(name))
+    }
+
+    pub fn save_memo(&self, name: &str, memo: &Memo) -> Result<(), Error> {
+        memo.save(&self.root.join("memo").join(name))
+    }
+}
+
+/// `ab/cdef…` below `parent`, with an extension when one is given.
+fn fanned(parent: &Path, digest: &Digest, extension: &str) -> PathBuf {
+    let hex = digest.to_hex();
+    let (head, tail) = hex.split_at(2);
+    parent.join(head).join(format!("{tail}{extension}"))
+}
