@@ -48,3 +48,15 @@ pub enum Stop {
     /// Something outside failed.
     Environment(kbuild_engine::error::Error),
 }
+
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match &cli.verb {
+        Some(Verb::Kinds(args)) => kinds::run(args),
+        Some(Verb::Completions(args)) => completions::run(args),
+        _ => Ok(Exit::Done),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(_) => Exit::Environment.into(),
+    }
+}

@@ -5,8 +5,8 @@
 pub mod kinds;
 pub mod plan;
 pub mod problem;
-pub mod progress;
-pub mod summary;
+
+
 pub mod text;
 
 use std::io::{IsTerminal, Write};
@@ -80,4 +80,14 @@ pub fn is_interactive() -> bool {
 
 fn columns() -> usize {
     usize::from(console::Term::stderr().size().1)
+}
+
+/// Help, version, or what is wrong with a command line, as the parser words it.
+pub fn usage(error: &clap::Error, is_help: bool) {
+    let text = error.render();
+    if is_help {
+        data(&text.ansi().to_string());
+    } else {
+        prompt(&text.ansi().to_string());
+    }
 }
