@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kbuild_engine::kananafile::Problem;
 
 use crate::args::{Cli, Verb};
-use crate::console;
+
 
 mod completions;
 mod kinds;
@@ -46,7 +46,7 @@ pub enum Stop {
     /// A word of the command line means nothing here.
     Words { message: String, help: String },
     /// Something outside failed.
-    Environment(kbuild_engine::error::Error),
+    Environment(String),
 }
 
 pub fn run(cli: Cli) -> ExitCode {

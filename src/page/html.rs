@@ -91,13 +91,12 @@ impl Page {
     /// The page as HTML: style and pictures inline, no script, nothing from a network.
     pub fn to_html(&self) -> String {
         let mut templates = Environment::new();
-        templates.set_trim_blocks(true);
         templates
             .add_template("page.html", include_str!("page.html"))
             .expect("the template is part of the program");
         let template = templates.get_template("page.html").expect("it was just added");
         let style = context! { style => include_str!("page.css"), graph_style => super::GRAPH_STYLE };
-        let values = context! { ..style, ..minijinja::Value::from_serialize(self) };
+        let values = context! { ..style, ..minijinja::Value::from(minijinja::value::Serde(self.clone())) };
         template.render(values).expect("every value of the template is a field of the page")
     }
 }

@@ -6,6 +6,7 @@ pub mod chart;
 pub mod dag;
 pub mod graph;
 pub mod layout;
+pub mod report;
 pub mod html;
 
 /// Style of a drawn graph, shared by the page and by a picture that stands alone.
