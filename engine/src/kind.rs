@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::artifact::Shape;
 use crate::facts::{Facts, Prediction};
@@ -302,6 +302,24 @@ impl Kind {
         }
     }
 
+    /// The row of the `command` kind, which every program offers.
+    pub fn command() -> Self {
+        let strings = |doc: &str| json!({ "type": "array", "items": { "type": "string" }, "description": doc });
+        let properties = json!({
+            "argv": strings("program and arguments, with `{inputs.NAME}`, `{outputs.NAME}` and `{partial}` for paths"),
+            "files": strings("files of the project whose content decides the result"),
+            "env": strings("environment variables that are passed on and decide the result"),
+        });
+        Self {
+            name: "command".to_owned(),
+            version: 1,
+            summary: "any program, with ports that the task declares".to_owned(),
+            ports: Ports::default(),
+            schema: json!({ "type": "object", "properties": properties, "required": ["argv"] }),
+            body: Body::Command,
+        }
+    }
+
     /// The row of a composite kind.
     pub fn composite<K: CompositeKind>() -> Self {
         Self {
@@ -337,9 +355,11 @@ pub struct Kinds {
 }
 
 impl Kinds {
+    /// A table of these kinds and formats, and of `command`.
     pub fn new(kinds: Vec<Kind>, formats: Vec<Format>) -> Self {
         let kinds = kinds
             .into_iter()
+            .chain([Kind::command()])
             .map(|kind| (kind.name.clone(), kind))
             .collect();
         let formats = formats

@@ -6,14 +6,20 @@
 //! ```
 
 pub mod artifact;
+pub mod build;
 pub mod canonical;
 pub mod digest;
+pub mod error;
+pub mod event;
 pub mod facts;
 pub mod graph;
 pub mod kananafile;
 pub mod key;
 pub mod kind;
 pub mod plan;
+pub mod project;
 pub mod receipt;
 pub mod runner;
 pub mod schedule;
+pub mod store;
+pub mod workspace;

@@ -1,25 +1,48 @@
 //! The Kananafile: from text to tasks.
 //!
 //! Pure: whoever calls says how a file is read. All problems of a file are found at once, each with its place.
+//!
+//! ```text
+//! schema  declarations, as written          expand  profiles, vars, matrices → one entry per task
+//! draft   kinds and ports are known         inputs, params, command, plugin, settings: the rest of a task
+//! composite  steps in place of composites   order, check: circles, facts → Graph
+//! ```
 
+mod check;
+mod command;
+mod composite;
+mod draft;
+mod expand;
+mod inputs;
+mod node;
+mod order;
+mod params;
+mod paths;
+mod plugin;
 mod problem;
+mod schema;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod vars;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use plugin::Plugin;
 pub use problem::{Problem, Severity, suggest};
 
-use crate::graph::{Graph, Place, Program, RunSettings};
+use crate::graph::{Graph, Place, RunSettings, TaskId};
 use crate::kind::{Kind, Kinds};
-
-/// A kind described by a `kind.toml`: what is known beyond its ports and its schema.
-#[derive(Debug, Clone, Default)]
-pub struct Plugin {
-    pub program: Program,
-    /// Defaults of params, by name; params without a default must be given.
-    pub defaults: BTreeMap<String, Value>,
-}
+use check::{Assembly, Checked};
+use draft::{Draft, Table};
+use expand::Entry;
+use inputs::References;
+use node::{Key, Node};
+use problem::Report;
+use schema::Declarations;
+use vars::Vars;
 
 /// How the text of a file is had. Paths use `/` and start at the folder of the root Kananafile.
 pub trait Files {
@@ -53,9 +76,17 @@ pub struct Kananafile {
     pub vars: BTreeMap<String, Value>,
     /// Kinds that plugins add, by name.
     pub plugins: BTreeMap<String, Kind>,
-    /// Tasks as written, before composites are expanded: name, kind and where; for `show`.
+    /// Composites as they were written, by name; for `show`.
     pub composites: BTreeMap<String, Composite>,
     pub warnings: Vec<Problem>,
+}
+
+impl std::fmt::Debug for Kananafile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kananafile")
+            .field("tasks", &self.graph.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// A composite as it was written; its steps are in the graph, named `<composite>/<step>`.
@@ -65,6 +96,8 @@ pub struct Composite {
     /// Params with every default filled in.
     pub params: Value,
     pub run: RunSettings,
+    /// Output port → the task, and index of its port, that provide it.
+    pub outputs: BTreeMap<String, (TaskId, u32)>,
     pub place: Place,
 }
 
@@ -77,12 +110,206 @@ pub fn load(
     kinds: &Kinds,
     options: &Options<'_>,
 ) -> Result<Kananafile, Vec<Problem>> {
-    let _ = (files, kinds, options);
-    Ok(Kananafile {
-        graph: Graph::default(),
-        vars: BTreeMap::new(),
-        plugins: BTreeMap::new(),
-        composites: BTreeMap::new(),
-        warnings: Vec::new(),
-    })
+    let report = Report::default();
+    let declarations = schema::read(files, options.file, &report);
+    let plugins = plugins(files, kinds, &declarations, &report);
+    let profiles = expand::profiles(&declarations, options.profiles, &report);
+    let vars = Vars::new(&declarations.vars, &profiles, options.set, &report);
+    let entries = expand::entries(&declarations, &profiles, &vars, options.reserved, &report);
+    let table = Table {
+        kinds,
+        plugins: &plugins,
+    };
+    let loader = Loader {
+        declarations: &declarations,
+        vars: &vars,
+        entries: &entries,
+        names: expand::names(&entries),
+        reserved: options.reserved,
+        report: &report,
+    };
+    let drafts = loader.drafts(table);
+    let checked = check::predict(&drafts, &report);
+    let whole = loader.assemble(&drafts, checked, kinds);
+    drop(drafts);
+    match whole {
+        Some((graph, composites)) => Ok(Kananafile {
+            graph,
+            vars: vars.to_json(),
+            plugins,
+            composites,
+            warnings: report.finish(),
+        }),
+        None => Err(report.finish()),
+    }
+}
+
+fn plugins(
+    files: &dyn Files,
+    kinds: &Kinds,
+    declarations: &Declarations,
+    report: &Report,
+) -> BTreeMap<String, Kind> {
+    let read = |(name, node): &(Key, Node)| {
+        let kind = plugin::read(files, kinds, name, node, report)?;
+        Some((name.name.clone(), kind))
+    };
+    declarations.plugins.iter().filter_map(read).collect()
+}
+
+/// What the steps from entries to the graph have in common.
+struct Loader<'a> {
+    declarations: &'a Declarations,
+    vars: &'a Vars,
+    entries: &'a [Entry],
+    names: BTreeMap<String, Vec<usize>>,
+    reserved: &'a [&'a str],
+    report: &'a Report,
+}
+
+impl Loader<'_> {
+    /// Every task with its inputs and params, and the steps of all composites behind them.
+    fn drafts<'k>(&self, table: Table<'k>) -> Vec<Draft<'k>> {
+        let entries = self.entries.iter().enumerate();
+        let mut drafts: Vec<Draft<'k>> = entries
+            .map(|(position, entry)| draft::from_entry(position, entry, table, self.report))
+            .collect();
+        let references = self.references(&drafts);
+        let inputs: Vec<_> = drafts
+            .iter()
+            .zip(self.entries)
+            .map(|(draft, entry)| references.inputs(draft, entry))
+            .collect();
+        for (draft, inputs) in drafts.iter_mut().zip(inputs) {
+            draft.inputs = inputs;
+            params::resolve(draft, None, self.report);
+        }
+        if !order::has_circles(&drafts, self.report) {
+            composite::expand_all(&mut drafts, table, self.report);
+        }
+        drafts
+    }
+
+    fn references<'a, 'k>(&'a self, drafts: &'a [Draft<'k>]) -> References<'a, 'k> {
+        References {
+            drafts,
+            names: &self.names,
+            goals: &self.declarations.goals,
+            report: self.report,
+        }
+    }
+
+    fn assemble(
+        &self,
+        drafts: &[Draft<'_>],
+        checked: Checked,
+        kinds: &Kinds,
+    ) -> Option<(Graph, BTreeMap<String, Composite>)> {
+        let assembly = Assembly::new(drafts, &checked, kinds, self.report);
+        let goals = self.goals(drafts, &assembly);
+        let groups = self.groups(drafts, &assembly);
+        let composites = composites(drafts, &assembly, self.report);
+        let graph = assembly.graph(checked, goals, groups)?;
+        self.vars.warn_unused(self.report);
+        self.warn_unreachable(&graph);
+        Some((graph, composites))
+    }
+
+    fn goals(
+        &self,
+        drafts: &[Draft<'_>],
+        assembly: &Assembly<'_, '_>,
+    ) -> BTreeMap<String, Vec<TaskId>> {
+        let references = self.references(&drafts[..self.entries.len()]);
+        let mut goals = BTreeMap::new();
+        for (key, node) in &self.declarations.goals {
+            expand::is_allowed(key, "goal", self.reserved, self.report);
+            if self.names.contains_key(&key.name) {
+                let message = format!("`{}` is a task and a goal", key.name);
+                self.report.error(key.span, message, "rename one of them");
+            }
+            let node = self.vars.substitute(node, &[], self.report);
+            let words = schema::texts(&node, "a goal", self.report);
+            if words.is_empty() && !node.is_broken() {
+                let message = format!("goal `{}` names no task", key.name);
+                self.report
+                    .error(node.span, message, "write an array of `:task`");
+            }
+            let mut tasks: Vec<TaskId> = words
+                .iter()
+                .flat_map(|(word, span)| references.tasks(word, *span))
+                .flat_map(|draft| assembly.tasks(draft))
+                .collect();
+            tasks.sort_unstable();
+            tasks.dedup();
+            goals.insert(key.name.clone(), tasks);
+        }
+        goals
+    }
+
+    /// Names that stand for several tasks: matrices and composites.
+    fn groups(
+        &self,
+        drafts: &[Draft<'_>],
+        assembly: &Assembly<'_, '_>,
+    ) -> BTreeMap<String, Vec<TaskId>> {
+        let composites = (0..drafts.len())
+            .filter(|index| drafts[*index].is_composite())
+            .map(|index| (drafts[index].name.clone(), assembly.tasks(index)));
+        let written = self.names.iter().map(|(name, drafts)| {
+            let tasks = drafts.iter().flat_map(|draft| assembly.tasks(*draft));
+            (name.clone(), tasks.collect())
+        });
+        composites.chain(written).collect()
+    }
+
+    fn warn_unreachable(&self, graph: &Graph) {
+        let goals: Vec<TaskId> = graph.goals().values().flatten().copied().collect();
+        if goals.is_empty() {
+            return;
+        }
+        let reached = graph.reach(&goals);
+        let mut warned = "";
+        for entry in self.entries {
+            let tasks = graph.find(&entry.base).unwrap_or_default();
+            let is_used = tasks.iter().any(|task| reached.binary_search(task).is_ok());
+            if !is_used && warned != entry.base {
+                warned = &entry.base;
+                let message = format!("no goal needs task `{}`", entry.base);
+                self.report.warning(entry.span, message, "");
+            }
+        }
+    }
+}
+
+fn composites(
+    drafts: &[Draft<'_>],
+    assembly: &Assembly<'_, '_>,
+    report: &Report,
+) -> BTreeMap<String, Composite> {
+    let outputs = |index: usize| {
+        let ports = drafts[index].ports.outputs.iter().enumerate();
+        ports
+            .filter_map(|(port, output)| {
+                Some((output.name.clone(), assembly.provider((index, port))?))
+            })
+            .collect()
+    };
+    let composite = |index: usize| {
+        let draft = &drafts[index];
+        Some((
+            draft.name.clone(),
+            Composite {
+                kind: draft.kind?.name.clone(),
+                params: draft.params.clone()?,
+                run: draft.run.clone(),
+                outputs: outputs(index),
+                place: report.place(draft.span),
+            },
+        ))
+    };
+    (0..drafts.len())
+        .filter(|index| drafts[*index].is_composite())
+        .filter_map(composite)
+        .collect()
 }

@@ -1,9 +1,13 @@
 //! Problems: what is wrong in the user's file, where, and what to do about it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
 use serde::Serialize;
+
+use super::node::Span;
+use crate::graph::Place;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,6 +56,139 @@ impl fmt::Display for Problem {
             return Ok(());
         }
         write!(f, "\n  help: {}", self.help)
+    }
+}
+
+/// Collects problems while a Kananafile is read, and the texts that they point into.
+#[derive(Debug, Default)]
+pub struct Report {
+    files: RefCell<Vec<(String, String)>>,
+    found: RefCell<Vec<Found>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    severity: Severity,
+    span: Option<Span>,
+    message: String,
+    help: String,
+}
+
+impl Report {
+    /// Adds a file; the number goes into its spans.
+    pub fn add_file(&self, path: &str, text: &str) -> u32 {
+        let mut files = self.files.borrow_mut();
+        files.push((path.to_owned(), text.to_owned()));
+        u32::try_from(files.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// Number of a file that was added.
+    pub fn file_of(&self, path: &str) -> Option<u32> {
+        let files = self.files.borrow();
+        let index = files.iter().position(|(name, _)| name == path)?;
+        u32::try_from(index).ok()
+    }
+
+    /// Path of a file that was added.
+    pub fn path_of(&self, file: u32) -> String {
+        let files = self.files.borrow();
+        files
+            .get(file as usize)
+            .map_or_else(String::new, |(path, _)| path.clone())
+    }
+
+    pub fn place(&self, span: Span) -> Place {
+        Place {
+            file: self.path_of(span.file),
+            span: span.start as usize..span.end as usize,
+        }
+    }
+
+    pub fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Error, Some(span), message.into(), help.into());
+    }
+
+    /// An error that has no place in a file.
+    pub fn error_nowhere(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Error, None, message.into(), help.into());
+    }
+
+    pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Warning, Some(span), message.into(), help.into());
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.count() > 0
+    }
+
+    /// Number of errors so far.
+    pub fn count(&self) -> usize {
+        let found = self.found.borrow();
+        found
+            .iter()
+            .filter(|found| found.severity == Severity::Error)
+            .count()
+    }
+
+    /// Everything that was found, in the order of the files, each problem once.
+    pub fn finish(&self) -> Vec<Problem> {
+        let mut found = self.found.take();
+        found.sort_by_key(|found| found.span);
+        found.dedup();
+        found.into_iter().map(|found| self.problem(found)).collect()
+    }
+
+    fn push(&self, severity: Severity, span: Option<Span>, message: String, help: String) {
+        self.found.borrow_mut().push(Found {
+            severity,
+            span,
+            message,
+            help,
+        });
+    }
+
+    fn problem(&self, found: Found) -> Problem {
+        let files = self.files.borrow();
+        let none = (String::new(), String::new());
+        let file = found.span.and_then(|span| files.get(span.file as usize));
+        let (path, text) = file.unwrap_or(&none);
+        let (start, end) = found
+            .span
+            .map_or((0, 0), |span| (span.start as usize, span.end as usize));
+        let (line, column, excerpt) = locate(text, start);
+        Problem {
+            severity: found.severity,
+            file: path.clone(),
+            span: start..end,
+            line: if file.is_some() { line } else { 0 },
+            column: if file.is_some() { column } else { 0 },
+            excerpt: excerpt.to_owned(),
+            message: found.message,
+            help: found.help,
+        }
+    }
+}
+
+/// Line and column from 1, and the text of the line.
+fn locate(text: &str, byte: usize) -> (usize, usize, &str) {
+    let before = text.get(..byte).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[start..].chars().count() + 1;
+    let excerpt = text[start..].lines().next().unwrap_or("");
+    (line, column, excerpt)
+}
+
+/// ``did you mean `x`?``, or else what there is.
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = candidates.into_iter().collect();
+    if let Some(close) = suggest(word, all.iter().copied()) {
+        return format!("did you mean `{close}`?");
+    }
+    match all.len() {
+        0 => String::new(),
+        1..=12 => format!("there is {}", super::node::listed(all)),
+        n => format!("there are {n} to choose from"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -140,6 +141,11 @@ impl Context {
         &self.request.device
     }
 
+    /// Device kind, instruction set and kernel version: a checkpoint is continued in its own environment alone.
+    pub fn numeric_environment(&self) -> &str {
+        &self.request.numeric_environment
+    }
+
     /// True once the attempt should save its state and return [`Failure::interrupted`].
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -194,6 +200,8 @@ impl Context {
 /// Runs the request of a built-in kind in this process: the body of `kbuild __task REQUEST.json`.
 pub fn serve(kinds: &Kinds, build_id: &str, request: &Path) -> ExitCode {
     let stop = Arc::new(AtomicBool::new(false));
+    watch_input(Arc::clone(&stop));
+    watch_terminate(Arc::clone(&stop));
     let outcome = read_request(request, build_id).and_then(|request| {
         let mut context = Context::new(request, Box::new(std::io::stdout()), Arc::clone(&stop));
         run(kinds, &mut context).map_err(|failure| {
@@ -221,6 +229,41 @@ pub fn serve(kinds: &Kinds, build_id: &str, request: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks the kind to stop when standard input ends: the build that held the other end is gone. A kind that does not
+/// stop is ended: nobody will ever take its result.
+fn watch_input(stop: Arc<AtomicBool>) {
+    const GRACE: Duration = Duration::from_secs(60);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.store(true, Ordering::Relaxed);
+        std::thread::sleep(GRACE);
+        std::process::exit(1);
+    });
+}
+
+/// Asks the kind to stop on SIGTERM.
+fn watch_terminate(stop: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+                return;
+            };
+            let _ = ready.send(());
+            while terminate.recv().await.is_some() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        });
+    });
+    // From here on SIGTERM no longer ends the process before the kind has saved.
+    let _ = is_ready.recv();
 }
 
 fn read_request(path: &Path, build_id: &str) -> Result<Request, Failure> {
@@ -294,5 +337,6 @@ pub fn request(kind: &str, params: Value, partial: PathBuf) -> Request {
         partial,
         device: "cpu".to_owned(),
         threads: 1,
+        numeric_environment: String::new(),
     }
 }

@@ -34,9 +34,9 @@ impl Process {
         })
     }
 
-    /// The process that now has this pid.
+    /// The living process that now has this pid.
     pub fn find(pid: u32) -> Option<Self> {
-        stat(pid).map(|stat| Self {
+        stat(pid).filter(|stat| stat.state != 'Z').map(|stat| Self {
             pid,
             start: stat.start,
         })

@@ -38,6 +38,10 @@ pub struct Request {
     pub device: String,
     /// Threads that the attempt may use; never part of the result's identity.
     pub threads: usize,
+    /// Device kind, instruction set and kernel version in one word: results agree bit for bit where it is equal, and
+    /// a checkpoint is continued only there. Never part of the result's identity.
+    #[serde(default)]
+    pub numeric_environment: String,
 }
 
 /// One artifact of an input port.

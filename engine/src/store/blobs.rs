@@ -25,11 +25,20 @@ pub enum Laid {
 }
 
 impl Laid {
-    fn files<'a>(&'a self, into: &mut Vec<&'a Path>) {
+    /// Every file, in the order of the content's blobs.
+    pub fn files(&self) -> Vec<&Path> {
         match self {
-            Self::File(path) => into.push(path),
-            Self::Directory(files) => into.extend(files.values().map(PathBuf::as_path)),
-            Self::Shards(parts) => parts.iter().for_each(|part| part.files(into)),
+            Self::File(path) => vec![path],
+            Self::Directory(files) => files.values().map(PathBuf::as_path).collect(),
+            Self::Shards(parts) => parts.iter().flat_map(Self::files).collect(),
+        }
+    }
+
+    /// The parts of shards; anything else is its own single part.
+    pub fn parts(&self) -> &[Self] {
+        match self {
+            Self::Shards(parts) => parts,
+            _ => std::slice::from_ref(self),
         }
     }
 
@@ -105,9 +114,8 @@ impl Store {
     /// Moves the files into the store. They must lie below the store's `tmp/` or `partial/`, and nobody may write to
     /// them any more. A blob that exists is replaced: what was just made is known to be sound.
     pub fn keep(&self, laid: &Laid) -> Result<Content, Error> {
-        let mut files = Vec::new();
-        laid.files(&mut files);
-        let blobs: Vec<Blob> = files
+        let blobs: Vec<Blob> = laid
+            .files()
             .par_iter()
             .map(|path| self.keep_file(path))
             .collect::<Result<_, _>>()?;

@@ -47,7 +47,7 @@ impl Store {
             // Somebody removed the file meanwhile; the caller asks again.
             return Ok(None);
         }
-        let mut lock = Lock { file, path };
+        let lock = Lock { file, path };
         if let Some(attempt) = lock.recorded() {
             attempt.kill();
             lock.clear()?;
@@ -83,23 +83,23 @@ impl Store {
 
 impl Lock {
     /// Records who works, so that whoever comes after a crash can end it.
-    pub fn record(&mut self, attempt: &Attempt) -> Result<(), Error> {
+    pub fn record(&self, attempt: &Attempt) -> Result<(), Error> {
         let bytes = serde_json::to_vec(attempt).unwrap_or_default();
         self.clear()?;
-        self.file.write_all(&bytes).doing("write", &self.path)
+        (&self.file).write_all(&bytes).doing("write", &self.path)
     }
 
     /// Forgets the attempt, once its last process is gone.
-    pub fn clear(&mut self) -> Result<(), Error> {
+    pub fn clear(&self) -> Result<(), Error> {
         self.file
             .set_len(0)
-            .and_then(|()| self.file.rewind())
+            .and_then(|()| (&self.file).rewind())
             .doing("write", &self.path)
     }
 
-    fn recorded(&mut self) -> Option<Attempt> {
+    fn recorded(&self) -> Option<Attempt> {
         let mut bytes = Vec::new();
-        self.file.read_to_end(&mut bytes).ok()?;
+        (&self.file).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }
@@ -115,10 +115,10 @@ fn open(path: &Path) -> Result<File, Error> {
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let inode = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     matches!(
         (file.metadata(), fs::metadata(path)),
-        (Ok(held), Ok(named)) if inode(held) == inode(named)
+        (Ok(held), Ok(named)) if inode(&held) == inode(&named)
     )
 }
 
@@ -191,7 +191,7 @@ mod tests {
     fn a_record_is_read_by_anybody_and_cleared_by_the_next() {
         let (_directory, store) = store();
         let key = Digest::of(b"key");
-        let mut lock = store.try_lock(&key).unwrap().unwrap();
+        let lock = store.try_lock(&key).unwrap().unwrap();
         let attempt = Attempt::new(Process::own(), "nobody has this mark");
         lock.record(&attempt).unwrap();
         assert_eq!(store.worker(&key), Some(attempt));

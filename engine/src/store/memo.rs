@@ -73,6 +73,7 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
     entries: HashMap<PathBuf, Entry>,
+    is_new: bool,
 }
 
 impl Memo {
@@ -95,15 +96,12 @@ impl Memo {
             seen_ns,
         };
         self.entries.insert(path, entry);
+        self.is_new = true;
     }
 
-    pub fn forget(&mut self, path: &Path) {
-        self.entries.remove(path);
-    }
-
-    /// Keeps only the paths that `keep` wants.
-    pub fn retain(&mut self, keep: impl Fn(&Path) -> bool) {
-        self.entries.retain(|path, _| keep(path));
+    /// True when something was noted since the memo was loaded: worth saving.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub fn len(&self) -> usize {
@@ -120,7 +118,13 @@ impl Memo {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Self::default(), None),
             Err(error) => (Self::default(), Some(warning(path, &error.to_string()))),
             Ok(bytes) => match decode(&bytes) {
-                Some(entries) => (Self { entries }, None),
+                Some(entries) => (
+                    Self {
+                        entries,
+                        is_new: false,
+                    },
+                    None,
+                ),
                 None => (Self::default(), Some(warning(path, "damaged"))),
             },
         }

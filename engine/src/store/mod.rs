@@ -24,12 +24,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use blobs::{BlobState, Laid, Materialise, hash_file};
+pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
+pub(crate) use blobs::remove_tree;
 pub use durable::Durability;
 pub use gc::{Garbage, Kept, Litter};
 pub use history::History;
-pub use latest::Export;
+pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};
+pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use receipts::{Found, Unsound};
 
@@ -114,7 +116,11 @@ impl Store {
         Memo::load(&self.root.join("memo").join(name))
     }
 
+    /// Saves a memo that has learnt something.
     pub fn save_memo(&self, name: &str, memo: &Memo) -> Result<(), Error> {
+        if !memo.is_new() {
+            return Ok(());
+        }
         memo.save(&self.root.join("memo").join(name))
     }
 }

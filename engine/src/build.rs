@@ -1,0 +1,117 @@
+//! Building: drives the schedule with real processes, and turns what they leave into content and receipts.
+//!
+//! The only place where plan, store, workspace and runner meet. Which task runs next is the scheduler's to say, what
+//! must run is the planner's; this file only carries messages between them.
+
+mod attempt;
+mod claim;
+mod driver;
+mod journal;
+mod machine;
+mod mapped;
+mod outputs;
+mod stage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use machine::{instruction_set, resources};
+
+use crate::error::Error;
+use crate::event::{Events, Totals};
+use crate::graph::{Graph, TaskId};
+use crate::plan::Plan;
+use crate::receipt::Receipt;
+use crate::runner::Stop;
+use crate::schedule::{Resources, State};
+use crate::store::{Memo, Store};
+use crate::workspace::{Scan, Workspace};
+
+/// How to go about a build; nothing here changes a result.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The program that serves built-in kinds as `PROGRAM __task REQUEST.json`: the running image.
+    pub program: PathBuf,
+    /// Identity of that program, checked when it serves.
+    pub build_id: String,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    pub resources: Resources,
+    /// Protected tasks that may be rebuilt.
+    pub allowed: BTreeSet<String>,
+    /// Time that a task has to save and leave before it is killed.
+    pub grace: Duration,
+}
+
+impl Options {
+    /// The running image on the whole machine, stopping at the first failure.
+    pub fn new(build_id: &str) -> Self {
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            build_id: build_id.to_owned(),
+            keep_going: false,
+            resources: resources(),
+            allowed: BTreeSet::new(),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Everything that was decided before anything runs.
+#[derive(Debug)]
+pub struct Prepared {
+    pub workspace: Workspace,
+    pub store: Store,
+    pub graph: Arc<Graph>,
+    pub goals: Vec<TaskId>,
+    pub scan: Scan,
+    pub plan: Plan,
+    /// What the scan learnt of sources: saved by a build.
+    pub sources: Memo,
+    /// How blobs looked when they were last known to be sound.
+    pub blobs: Memo,
+    /// What was found to be damaged on the way.
+    pub warnings: Vec<String>,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Name of the build: its logs are in `logs/<build>/`.
+    pub build: String,
+    /// Final state of every task that the goals need.
+    pub states: BTreeMap<TaskId, State>,
+    /// What every task that is done gave.
+    pub receipts: BTreeMap<TaskId, Arc<Receipt>>,
+    pub totals: Totals,
+}
+
+impl Outcome {
+    /// True when every goal is there.
+    pub fn is_complete(&self) -> bool {
+        self.states
+            .values()
+            .all(|state| matches!(state, State::Hit | State::Built))
+    }
+
+    /// True when the user asked to stop before everything was done.
+    pub fn is_interrupted(&self) -> bool {
+        self.totals.cancelled > 0
+    }
+}
+
+/// Builds what is prepared. `stop` is how the user says that it should end early.
+///
+/// # Errors
+/// Only what keeps a build from running at all (a store that cannot be written). What goes wrong in a task is in the
+/// outcome.
+pub async fn build(
+    prepared: Prepared,
+    options: Options,
+    events: Events,
+    stop: tokio::sync::watch::Receiver<Stop>,
+) -> Result<Outcome, Error> {
+    driver::drive(prepared, options, events, stop).await
+}

@@ -1,0 +1,328 @@
+//! One attempt at a task, from the lock to the receipt.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::claim::{Claim, claim};
+use super::driver::Job;
+use super::mapped;
+use super::outputs::{self, broken};
+use super::stage::{Staged, arguments, stage};
+use super::machine;
+use crate::artifact::Content;
+use crate::error::Error;
+use crate::event::BuildEvent;
+use crate::graph::{Executor, Program, Task};
+use crate::key::Manifest;
+use crate::receipt::{self, Receipt};
+use crate::runner::{
+    Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run,
+};
+use crate::store::{Lock, remove_tree};
+
+/// Measured facts by output port.
+pub type Measured = BTreeMap<String, BTreeMap<String, Value>>;
+
+/// What an attempt came to.
+pub struct Success {
+    pub receipt: Arc<Receipt>,
+    /// False when somebody else did the work meanwhile.
+    pub executed: bool,
+}
+
+impl std::convert::From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let class = match error.is_full() {
+            true => FailureClass::Resources,
+            false => FailureClass::Environment,
+        };
+        Self::new(class, error.to_string()).help(error.help().unwrap_or_default())
+    }
+}
+
+/// Does the work of a job, or waits for whoever does it.
+pub async fn execute(job: Arc<Job>) -> Result<Success, Failure> {
+    let lock = match claim(&job).await? {
+        Claim::Done(receipt) => {
+            return Ok(Success {
+                receipt,
+                executed: false,
+            });
+        }
+        Claim::Mine(lock) => lock,
+    };
+    let receipt = match &job.work.parts {
+        Some(parts) => mapped::execute(&job, parts, lock).await?,
+        None => whole(&job, lock).await?,
+    };
+    Ok(Success {
+        receipt: Arc::new(receipt),
+        executed: true,
+    })
+}
+
+async fn whole(job: &Arc<Job>, lock: Lock) -> Result<Receipt, Failure> {
+    let staged = Arc::new(prepare(job, Vec::new()).await?);
+    let mut measured = Measured::new();
+    let ended = attempt(job, &staged, &lock, async |events| {
+        listen(job, events, &mut measured).await;
+    })
+    .await?;
+    let job = Arc::clone(job);
+    blocking(move || {
+        let receipt = conclude(&job, &staged, measured, ended.elapsed)?;
+        finish(&job, &receipt)?;
+        drop(lock);
+        Ok(receipt)
+    })
+    .await
+}
+
+/// Stages an attempt at the whole, or at parts.
+pub async fn prepare(
+    job: &Arc<Job>,
+    parts: Vec<crate::plan::Part>,
+) -> Result<Staged, Failure> {
+    let job = Arc::clone(job);
+    blocking(move || {
+        unmoved(&job, all_watched(&job).iter().map(PathBuf::as_path))?;
+        stage(&job, &parts.iter().collect::<Vec<_>>())
+    })
+    .await
+}
+
+/// Program files; the files of sources are looked at when the attempt ends.
+fn all_watched(job: &Job) -> Vec<PathBuf> {
+    let sources = job.shared.graph.sources_of(&[job.id]);
+    sources
+        .into_iter()
+        .filter_map(|id| job.shared.scan.files(id))
+        .flat_map(|laid| laid.files().into_iter().map(Path::to_owned))
+        .collect()
+}
+
+/// Runs the child and hands its events to `listener`; both are over when this returns.
+pub async fn attempt(
+    job: &Job,
+    staged: &Staged,
+    lock: &Lock,
+    listener: impl AsyncFnOnce(UnboundedReceiver<Event>),
+) -> Result<Ended, Failure> {
+    let mark = staged.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let inherited = lock.as_fd().try_clone_to_owned().map_err(|error| {
+        Failure::new(FailureClass::Environment, format!("cannot hand down a lock: {error}"))
+    })?;
+    let launch = launch(job, staged, &mark, inherited);
+    job.shared.events.send(BuildEvent::Running {
+        task: job.task().name.clone(),
+        attempt: job.attempt,
+        log: launch.log.clone(),
+        resumed: has_entries(&staged.request.partial),
+    });
+    let (sender, receiver) = unbounded_channel();
+    let started = |leader| lock.record(&Attempt::new(leader, &mark));
+    let mut recorded = Ok(());
+    let running = run(
+        launch,
+        |leader| recorded = started(leader),
+        sender,
+        job.stop.subscribe(),
+    );
+    let (ended, ()) = tokio::join!(running, listener(receiver));
+    recorded?;
+    lock.clear()?;
+    match ended.failure {
+        Some(failure) => Err(failure),
+        None => Ok(ended),
+    }
+}
+
+fn launch(job: &Job, staged: &Staged, mark: &str, lock: OwnedFd) -> Launch {
+    let task = job.task();
+    let gpus: Vec<String> = job.grant.gpus.iter().map(u32::to_string).collect();
+    let mut environment: BTreeMap<String, Option<OsString>> = declared(job, task);
+    environment.insert("TMPDIR".to_owned(), Some(staged.scratch().into()));
+    environment.insert("CUDA_VISIBLE_DEVICES".to_owned(), Some(gpus.join(",").into()));
+    environment.insert(MARK.to_owned(), Some(mark.into()));
+    Launch {
+        argv: argv(job, task, staged),
+        directory: job.shared.workspace.root().to_owned(),
+        environment,
+        stdin: match task.executor {
+            Executor::BuiltIn => Stdin::Watch,
+            Executor::Command(_) | Executor::Plugin(_) => Stdin::Null,
+        },
+        speaks: !matches!(task.executor, Executor::Command(_)),
+        log: job.shared.journal.task_log(&task.name),
+        timeout: task.run.timeout,
+        grace: job.shared.options.grace,
+        inherited: vec![lock],
+        mark: mark.to_owned(),
+    }
+}
+
+/// Declared variables as the key has them: what is not set is not passed on.
+fn declared(job: &Job, task: &Task) -> BTreeMap<String, Option<OsString>> {
+    let names = task.executor.program().map_or(&[][..], |program| &program.env);
+    let values = &job.shared.scan.snapshot.env;
+    names
+        .iter()
+        .map(|name| (name.clone(), values.get(name).map(OsString::from)))
+        .collect()
+}
+
+fn argv(job: &Job, task: &Task, staged: &Staged) -> Vec<OsString> {
+    let request = staged.request_path().into_os_string();
+    match &task.executor {
+        Executor::BuiltIn => {
+            vec![job.shared.options.program.clone().into(), "__task".into(), request]
+        }
+        Executor::Command(Program { argv, .. }) => arguments(argv, &staged.request),
+        Executor::Plugin(Program { argv, .. }) => {
+            argv.iter().map(OsString::from).chain([request]).collect()
+        }
+    }
+}
+
+/// Passes on what a child says, and collects its facts.
+async fn listen(job: &Job, mut events: UnboundedReceiver<Event>, measured: &mut Measured) {
+    while let Some(event) = events.recv().await {
+        if let Event::Fact { port, name, value } = event {
+            measured.entry(port).or_default().insert(name, value);
+        } else {
+            pass_on(job, event);
+        }
+    }
+}
+
+/// Passes on what a child says to people.
+pub fn pass_on(job: &Job, event: Event) {
+    let task = job.task().name.clone();
+    job.shared.events.send(match event {
+        Event::Progress { done, total, unit } => BuildEvent::Progress {
+            task,
+            done,
+            total,
+            unit,
+        },
+        Event::Metric { step, name, value } => BuildEvent::Metric {
+            task,
+            step,
+            name,
+            value,
+        },
+        Event::Note { text } => BuildEvent::Note { task, text },
+        Event::Checkpoint { step } => BuildEvent::Checkpoint { task, step },
+        Event::Fact { .. } | Event::Part { .. } | Event::Failed { .. } => return,
+    });
+}
+
+/// From what lies in `out/` to a receipt that can be written.
+fn conclude(
+    job: &Job,
+    staged: &Staged,
+    measured: Measured,
+    elapsed: Duration,
+) -> Result<Receipt, Failure> {
+    let out = staged.out();
+    outputs::nothing_else(&out, &staged.promised())?;
+    agrees(job.task(), &measured)?;
+    let mut laid = BTreeMap::new();
+    for port in &job.task().outputs {
+        let path = &staged.request.outputs[&port.name];
+        laid.insert(port.name.clone(), outputs::survey(&out, &port.name, path, port.shape)?);
+    }
+    unmoved(job, staged.watched.iter().map(PathBuf::as_path))?;
+    let outputs = laid
+        .iter()
+        .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))
+        .collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    Ok(new_receipt(job, &job.work.manifest, outputs, measured, elapsed))
+}
+
+/// Measured facts must not contradict what was predicted.
+pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
+    for (port, facts) in measured {
+        let Some(predicted) = task.prediction.outputs.get(port) else {
+            continue;
+        };
+        if let Some((name, predicted, found)) = predicted.contradictions(facts).first() {
+            let predicted = serde_json::to_string(predicted).unwrap_or_default();
+            let message =
+                format!("output `{port}`: `{name}` was predicted as {predicted} and is {found}");
+            return Err(broken(message).help("this is a defect of the kind: please report it"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a result whose inputs changed while it was made: nobody knows which of them it saw.
+pub fn unmoved<'a>(job: &Job, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let moved = job.shared.workspace.moved(&job.shared.scan, files);
+    let Some(first) = moved.first() else {
+        return Ok(());
+    };
+    let others = match moved.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    let message = format!(
+        "`{}`{others} changed since this build began; the result is discarded",
+        first.display()
+    );
+    Err(Failure::input(message).help("run the same command again"))
+}
+
+pub fn new_receipt(
+    job: &Job,
+    manifest: &Manifest,
+    outputs: BTreeMap<String, Content>,
+    facts: Measured,
+    elapsed: Duration,
+) -> Receipt {
+    Receipt {
+        schema: receipt::SCHEMA,
+        key: manifest.key(),
+        manifest: manifest.to_value(),
+        outputs,
+        facts,
+        task: job.task().name.clone(),
+        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        attempts: job.attempt,
+        environment: machine::environment(machine::device(&job.task().run, &job.grant)),
+        accepted: None,
+    }
+}
+
+/// Writes the receipt of the whole; from here on checkpoints serve nobody.
+pub fn finish(job: &Job, receipt: &Receipt) -> Result<(), Failure> {
+    job.shared.store.write_receipt(receipt)?;
+    remove_tree(&job.shared.store.partial(&receipt.key));
+    Ok(())
+}
+
+/// Runs disk work off the event loop.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Failure::new(FailureClass::Bug, error.to_string())),
+    }
+}
+
+/// Stops the attempt at once: it broke a promise.
+pub fn abort(job: &Job) {
+    job.stop.send_replace(Stop::Kill);
+}
+
+fn has_entries(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}

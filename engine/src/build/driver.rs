@@ -1,0 +1,520 @@
+//! The loop between the scheduler and the world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::attempt::{Success, execute};
+use super::journal::Journal;
+use super::{Options, Outcome, Prepared};
+use crate::error::Error;
+use crate::event::{BuildEvent, Events, PartCount, Produced, Totals};
+use crate::graph::{From, Graph, Task, TaskId};
+use crate::plan::{Blocker, Known, Plan, Status, Work, decide};
+use crate::receipt::Receipt;
+use crate::runner::{Failure, Stop, tail};
+use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
+use crate::store::{Export, Found, History, Memo, Store};
+use crate::workspace::{Scan, Workspace};
+
+/// What every attempt of a build may look at.
+pub struct Shared {
+    pub workspace: Workspace,
+    pub store: Store,
+    pub graph: Arc<Graph>,
+    pub scan: Scan,
+    /// How blobs looked when the build began.
+    pub blobs: Memo,
+    pub options: Options,
+    pub events: Events,
+    pub journal: Journal,
+}
+
+/// One attempt at a task.
+pub struct Job {
+    pub shared: Arc<Shared>,
+    pub id: TaskId,
+    pub work: Work,
+    /// What the tasks that it reads from gave.
+    pub inputs: BTreeMap<TaskId, Arc<Receipt>>,
+    /// Counts from 1.
+    pub attempt: u32,
+    pub grant: Grant,
+    pub stop: watch::Sender<Stop>,
+}
+
+impl Job {
+    pub fn task(&self) -> &Task {
+        self.shared.graph.task(self.id)
+    }
+}
+
+/// An attempt that has ended.
+struct Ended {
+    id: TaskId,
+    attempt: u32,
+    result: Result<Success, Failure>,
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    scheduler: Scheduler,
+    /// What the plan said of tasks whose inputs were known, until they are resolved.
+    planned: BTreeMap<TaskId, Status>,
+    known: Known,
+    receipts: BTreeMap<TaskId, Arc<Receipt>>,
+    works: BTreeMap<TaskId, Work>,
+    stops: BTreeMap<TaskId, watch::Sender<Stop>>,
+    /// Held tasks that were announced.
+    announced: BTreeSet<TaskId>,
+    /// Tasks whose work another process did.
+    elsewhere: BTreeSet<TaskId>,
+    latest: Memo,
+    history: History,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// Builds what is prepared, see [`super::build`].
+pub async fn drive(
+    prepared: Prepared,
+    options: Options,
+    events: Events,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<Outcome, Error> {
+    let begun = Instant::now();
+    let store = prepared.store.clone();
+    store.create()?;
+    let _running = enter(&store).await?;
+    store.sweep();
+    let (ended, mut attempts) = mpsc::unbounded_channel();
+    let mut driver = Driver::new(prepared, options, events, ended)?;
+    let mut commands: VecDeque<Command> = driver.scheduler.start().into();
+    let mut wanted = Stop::No;
+    loop {
+        while let Some(command) = commands.pop_front() {
+            commands.extend(driver.obey(command));
+        }
+        if driver.scheduler.is_done() {
+            break;
+        }
+        tokio::select! {
+            Some(ended) = attempts.recv() => commands.extend(driver.note(ended)),
+            now = more(&mut stop, wanted) => {
+                if wanted == Stop::No {
+                    commands.extend(driver.scheduler.on(Event::Cancel));
+                }
+                if now == Stop::Kill {
+                    driver.stops.values().for_each(|stop| drop(stop.send_replace(now)));
+                }
+                wanted = now;
+            }
+        }
+    }
+    Ok(driver.close(begun.elapsed()))
+}
+
+/// Waits while results are being removed.
+async fn enter(store: &Store) -> Result<std::fs::File, Error> {
+    loop {
+        match store.enter()? {
+            Some(entered) => return Ok(entered),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// The next, stronger wish of the user.
+async fn more(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
+    match stop.wait_for(|wanted| *wanted > than).await {
+        Ok(wanted) => *wanted,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    fn new(
+        prepared: Prepared,
+        options: Options,
+        events: Events,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Result<Self, Error> {
+        let store = &prepared.store;
+        let journal = Journal::open(store)?;
+        let events = journal.tee(events)?;
+        prepared.warnings.iter().for_each(|text| events.warn(text));
+        if let Err(error) = store.save_memo("sources", &prepared.sources) {
+            events.warn(error.to_string());
+        }
+        let (latest, warning) = store.memo("latest");
+        warning.into_iter().for_each(|text| events.warn(text));
+        events.send(started(&journal.build, &prepared.plan));
+        let history = open_history(store, &prepared.plan, &events);
+        let tasks = prepared.graph.reach(&prepared.goals);
+        let schedule = schedule::Options {
+            keep_going: options.keep_going,
+            durations: durations(&prepared.graph, &tasks, &history),
+        };
+        let scheduler =
+            Scheduler::new(&prepared.graph, &tasks, options.resources.clone(), schedule);
+        let shared = Shared {
+            workspace: prepared.workspace,
+            store: prepared.store,
+            graph: prepared.graph,
+            scan: prepared.scan,
+            blobs: prepared.blobs,
+            options,
+            events,
+            journal,
+        };
+        let mut driver = Self {
+            shared: Arc::new(shared),
+            scheduler,
+            planned: prepared.plan.tasks.into_iter().collect(),
+            known: Known::default(),
+            receipts: BTreeMap::new(),
+            works: BTreeMap::new(),
+            stops: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
+            latest,
+            history,
+            ended,
+        };
+        driver.announce();
+        Ok(driver)
+    }
+
+    /// Tells, before anything starts, which protected tasks will be held, or may be.
+    fn announce(&mut self) {
+        let planned: Vec<(TaskId, Option<Vec<_>>)> = self
+            .planned
+            .iter()
+            .filter_map(|(id, status)| match status {
+                Status::Miss(work) => Some((*id, Some(work.reasons.clone()))),
+                Status::Unknown(_) => Some((*id, None)),
+                Status::Hit(_) | Status::Blocked(_) => None,
+            })
+            .filter(|(id, _)| self.is_held(*id))
+            .collect();
+        for (id, reasons) in planned {
+            let task = self.shared.graph.task(id).name.clone();
+            match reasons {
+                Some(reasons) => {
+                    self.announced.insert(id);
+                    self.shared.events.send(BuildEvent::Held { task, reasons });
+                }
+                None => self.shared.events.warn(format!(
+                    "`{task}` is protected and depends on tasks that run first: if it has to be rebuilt, it is held \
+                     unless `--yes {task}` is given"
+                )),
+            }
+        }
+    }
+
+    /// A protected task that was built before, and may not be built again.
+    fn is_held(&self, id: TaskId) -> bool {
+        let task = self.shared.graph.task(id);
+        let store = &self.shared.store;
+        task.protect
+            && !self.shared.options.allowed.contains(&task.name)
+            && (store.last(&task.name).is_some()
+                || store.receipts().iter().any(|receipt| receipt.task == task.name))
+    }
+
+    fn obey(&mut self, command: Command) -> Vec<Command> {
+        match command {
+            Command::Resolve(task) => {
+                let resolution = self.resolve(task);
+                self.scheduler.on(Event::Resolved { task, resolution })
+            }
+            Command::Run {
+                task,
+                attempt,
+                grant,
+            } => {
+                self.run(task, attempt, grant);
+                Vec::new()
+            }
+            Command::Stop(task) => {
+                if let Some(stop) = self.stops.get(&task) {
+                    stop.send_modify(|wanted| *wanted = (*wanted).max(Stop::Leave));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn resolve(&mut self, id: TaskId) -> Resolution {
+        let status = match self.planned.remove(&id) {
+            Some(status @ (Status::Hit(_) | Status::Miss(_) | Status::Blocked(_))) => status,
+            Some(Status::Unknown(_)) | None => self.decide(id),
+        };
+        let task = self.shared.graph.task(id).name.clone();
+        match status {
+            Status::Hit(receipt) => {
+                let key = receipt.key;
+                self.shared.events.send(BuildEvent::Hit { task, key });
+                self.give(id, receipt);
+                Resolution::Hit
+            }
+            Status::Miss(work) if self.is_held(id) => {
+                if self.announced.insert(id) {
+                    let reasons = work.reasons;
+                    self.shared.events.send(BuildEvent::Held { task, reasons });
+                }
+                Resolution::Held
+            }
+            Status::Miss(work) => {
+                self.shared.events.send(missed(task, &work));
+                self.works.insert(id, *work);
+                Resolution::Miss
+            }
+            Status::Blocked(blockers) => {
+                let problems = blockers.iter().map(in_words).collect();
+                self.shared.events.send(BuildEvent::Blocked { task, problems });
+                Resolution::Blocked
+            }
+            Status::Unknown(_) => {
+                let problems = vec!["its inputs are not known (a defect of kbuild)".to_owned()];
+                self.shared.events.send(BuildEvent::Blocked { task, problems });
+                Resolution::Blocked
+            }
+        }
+    }
+
+    fn decide(&self, id: TaskId) -> Status {
+        let shared = &self.shared;
+        let found = Found::new(&shared.store, &shared.blobs);
+        let status = decide(&shared.graph, id, &shared.scan.snapshot, &self.known, &found);
+        found.take_warnings().iter().for_each(|text| shared.events.warn(text));
+        status
+    }
+
+    fn run(&mut self, id: TaskId, attempt: u32, grant: Grant) {
+        let Some(work) = self.works.get(&id).cloned() else {
+            return;
+        };
+        let stop = watch::Sender::new(Stop::No);
+        self.stops.insert(id, stop.clone());
+        let job = Arc::new(Job {
+            shared: Arc::clone(&self.shared),
+            id,
+            work,
+            inputs: self.inputs(id),
+            attempt,
+            grant,
+            stop,
+        });
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            let result = execute(job).await;
+            let _ = ended.send(Ended {
+                id,
+                attempt,
+                result,
+            });
+        });
+    }
+
+    fn inputs(&self, id: TaskId) -> BTreeMap<TaskId, Arc<Receipt>> {
+        self.shared
+            .graph
+            .task(id)
+            .bindings()
+            .filter_map(|binding| match binding.from {
+                From::Task { task, .. } => Some((task, Arc::clone(self.receipts.get(&task)?))),
+                From::Source(_) => None,
+            })
+            .collect()
+    }
+
+    fn note(&mut self, ended: Ended) -> Vec<Command> {
+        self.stops.remove(&ended.id);
+        match ended.result {
+            Ok(success) => self.succeeded(ended.id, success),
+            Err(failure) => self.failed(ended.id, ended.attempt, failure),
+        }
+    }
+
+    fn succeeded(&mut self, id: TaskId, success: Success) -> Vec<Command> {
+        let Success { receipt, executed } = success;
+        let task = self.shared.graph.task(id).name.clone();
+        if executed {
+            let elapsed = Duration::from_millis(receipt.elapsed_ms);
+            let bytes = receipt.outputs.values().map(|content| content.size()).sum();
+            self.history.record(&task, &receipt.key.to_hex(), elapsed, bytes);
+            self.shared.events.send(finished(task, &receipt));
+        } else {
+            self.elsewhere.insert(id);
+            let key = receipt.key;
+            self.shared.events.send(BuildEvent::Hit { task, key });
+        }
+        self.works.remove(&id);
+        self.give(id, receipt);
+        self.scheduler.on(Event::Finished { task: id })
+    }
+
+    fn failed(&mut self, id: TaskId, attempt: u32, failure: Failure) -> Vec<Command> {
+        let class = failure.class;
+        let commands = self.scheduler.on(Event::Failed { task: id, class });
+        let name = &self.shared.graph.task(id).name;
+        let log = self.shared.journal.task_log(name);
+        self.shared.events.send(BuildEvent::Failed {
+            task: name.clone(),
+            attempt,
+            class,
+            message: failure.message,
+            help: failure.help,
+            tail: tail(&log, 20),
+            log,
+            retried: matches!(
+                self.scheduler.state(id),
+                State::Ready | State::Running { .. } | State::Waiting | State::Resolving
+            ),
+        });
+        commands
+    }
+
+    /// What a task gave is there for others, and under its human name.
+    fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
+        let task = self.shared.graph.task(id);
+        let exports: Vec<Export<'_>> = task
+            .outputs
+            .iter()
+            .filter_map(|port| {
+                Some(Export {
+                    port: &port.name,
+                    extension: &port.extension,
+                    content: receipt.outputs.get(&port.name)?,
+                })
+            })
+            .collect();
+        let published = self.shared.store.publish(&task.name, &receipt, &exports, &mut self.latest);
+        if let Err(error) = published {
+            self.shared.events.warn(error.to_string());
+        }
+        self.known.insert(id, Arc::clone(&receipt));
+        self.receipts.insert(id, receipt);
+    }
+
+    fn close(mut self, elapsed: Duration) -> Outcome {
+        let states: BTreeMap<TaskId, State> =
+            self.scheduler.states().map(|(id, state)| (id, state.clone())).collect();
+        for (id, state) in &states {
+            if let State::Skipped(because) = state {
+                self.shared.events.send(BuildEvent::Skipped {
+                    task: self.shared.graph.task(*id).name.clone(),
+                    because: self.shared.graph.task(*because).name.clone(),
+                });
+            }
+        }
+        self.save_memos();
+        let totals = self.totals(&states, elapsed);
+        self.shared.events.send(BuildEvent::Done(totals.clone()));
+        Outcome {
+            build: self.shared.journal.build.clone(),
+            states,
+            receipts: self.receipts,
+            totals,
+        }
+    }
+
+    fn save_memos(&mut self) {
+        let mut blobs = self.shared.blobs.clone();
+        let outputs = self.receipts.values().flat_map(|receipt| receipt.outputs.values());
+        let contents: Vec<_> = outputs.flat_map(|content| content.blobs()).collect();
+        self.shared.store.note_blobs(&mut blobs, contents);
+        for (name, memo) in [("blobs", &blobs), ("latest", &self.latest)] {
+            if let Err(error) = self.shared.store.save_memo(name, memo) {
+                self.shared.events.warn(error.to_string());
+            }
+        }
+    }
+
+    fn totals(&self, states: &BTreeMap<TaskId, State>, elapsed: Duration) -> Totals {
+        let count = |wanted: fn(&State) -> bool| states.values().filter(|state| wanted(state)).count();
+        Totals {
+            hits: count(|state| *state == State::Hit) + self.elsewhere.len(),
+            built: count(|state| *state == State::Built) - self.elsewhere.len(),
+            failed: count(|state| matches!(state, State::Failed(_))),
+            held: count(|state| *state == State::Held),
+            blocked: count(|state| *state == State::Blocked),
+            skipped: count(|state| matches!(state, State::Skipped(_))),
+            cancelled: count(|state| *state == State::Cancelled),
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// History is opened only when something runs: opening writes.
+fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
+    let is_done = |(_, status): &(TaskId, Status)| matches!(status, Status::Hit(_));
+    if plan.tasks.iter().all(is_done) {
+        return History::default();
+    }
+    let (history, warning) = History::open(store);
+    warning.into_iter().for_each(|text| events.warn(text));
+    history
+}
+
+fn durations(graph: &Graph, tasks: &[TaskId], history: &History) -> BTreeMap<TaskId, f64> {
+    tasks
+        .iter()
+        .filter_map(|id| Some((*id, history.elapsed(&graph.task(*id).name)?.as_secs_f64())))
+        .collect()
+}
+
+fn started(build: &str, plan: &Plan) -> BuildEvent {
+    let count = |wanted: fn(&Status) -> bool| {
+        plan.tasks.iter().filter(|(_, status)| wanted(status)).count()
+    };
+    BuildEvent::Started {
+        build: build.to_owned(),
+        tasks: plan.tasks.len(),
+        hits: count(|status| matches!(status, Status::Hit(_))),
+        misses: count(|status| matches!(status, Status::Miss(_))),
+        unknown: count(|status| matches!(status, Status::Unknown(_))),
+    }
+}
+
+fn missed(task: String, work: &Work) -> BuildEvent {
+    BuildEvent::Miss {
+        task,
+        key: work.key,
+        reasons: work.reasons.clone(),
+        parts: work.parts.as_ref().map(|parts| PartCount {
+            missing: parts.missing().len(),
+            total: parts.total(),
+        }),
+    }
+}
+
+fn finished(task: String, receipt: &Receipt) -> BuildEvent {
+    let outputs = receipt.outputs.iter().map(|(port, content)| {
+        let produced = Produced {
+            digest: content.digest(),
+            bytes: content.size(),
+        };
+        (port.clone(), produced)
+    });
+    BuildEvent::Finished {
+        task,
+        key: receipt.key,
+        elapsed_ms: receipt.elapsed_ms,
+        outputs: outputs.collect(),
+        facts: receipt.facts.clone(),
+    }
+}
+
+fn in_words(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::Source { detail, .. } | Blocker::ProgramFile { detail, .. } => detail.clone(),
+        Blocker::Misaligned { ports } => {
+            let counts: Vec<String> =
+                ports.iter().map(|(port, parts)| format!("`{port}` has {parts}")).collect();
+            format!("ports that go together have different numbers of parts: {}", counts.join(", "))
+        }
+    }
+}

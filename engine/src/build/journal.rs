@@ -1,0 +1,95 @@
+//! The log of a build: its name, its directory, and every event as a line of `events.jsonl`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::error::{Doing, Error};
+use crate::event::{BuildEvent, Events};
+use crate::store::Store;
+
+/// Where a build writes what it does.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    /// Name of the build: its time (UTC), then its process.
+    pub build: String,
+    directory: PathBuf,
+}
+
+impl Journal {
+    pub fn open(store: &Store) -> Result<Self, Error> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let build = format!(
+            "{}.{:03}-{}",
+            utc(now.as_secs()),
+            now.subsec_millis(),
+            std::process::id()
+        );
+        let directory = store.logs(&build);
+        fs::create_dir_all(&directory).doing("create", &directory)?;
+        Ok(Self { build, directory })
+    }
+
+    /// Where the attempts of a task write their log.
+    pub fn task_log(&self, task: &str) -> PathBuf {
+        self.directory.join(format!("{task}.log"))
+    }
+
+    /// Events that are written down on their way to `consumer`. A log that cannot be written stops nothing.
+    pub fn tee(&self, consumer: Events) -> Result<Events, Error> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            at_ms: u128,
+            #[serde(flatten)]
+            event: &'a BuildEvent,
+        }
+        let path = self.directory.join("events.jsonl");
+        let file = Mutex::new(File::create(&path).doing("write", &path)?);
+        let begun = Instant::now();
+        Ok(Events::new(move |event| {
+            let line = Line {
+                at_ms: begun.elapsed().as_millis(),
+                event: &event,
+            };
+            if let (Ok(mut line), Ok(mut file)) = (serde_json::to_vec(&line), file.lock()) {
+                line.push(b'\n');
+                let _ = file.write_all(&line);
+            }
+            consumer.send(event);
+        }))
+    }
+}
+
+/// `20260131T235959` of seconds since 1970 (days to civil date: Hinnant, "chrono-compatible low-level date
+/// algorithms"). A calendar crate would serve this one line.
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_time() {
+        assert_eq!(utc(0), "19700101T000000");
+        assert_eq!(utc(951_782_399), "20000228T235959");
+        assert_eq!(utc(951_782_400), "20000229T000000");
+        assert_eq!(utc(1_795_416_169), "20261123T064249");
+    }
+}

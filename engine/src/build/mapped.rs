@@ -1,0 +1,257 @@
+//! Mapping tasks: only missing parts run, each is kept as soon as it is done, the whole is put together at the end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::attempt::{
+    Measured, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare, unmoved,
+};
+use super::claim::{claim_parts, look};
+use super::driver::Job;
+use super::outputs::{self, broken};
+use super::stage::Staged;
+use crate::artifact::Content;
+use crate::digest::Digest;
+use crate::event::BuildEvent;
+use crate::graph::Task;
+use crate::plan::{Part, Parts};
+use crate::receipt::Receipt;
+use crate::runner::{Event, Failure};
+use crate::store::{Lock, PartLocks};
+
+/// Receipts of parts by key.
+type Done = BTreeMap<Digest, Arc<Receipt>>;
+
+/// Makes the parts that nobody has made, and then the whole.
+pub async fn execute(job: &Arc<Job>, parts: &Parts, lock: Lock) -> Result<Receipt, Failure> {
+    let begun = Instant::now();
+    if let Some(port) = job.task().outputs.iter().find(|port| !port.mapped) {
+        return Err(broken(format!(
+            "output `{}` is not mapped, and kind `{}` works part by part",
+            port.name,
+            job.task().kind
+        )));
+    }
+    let mut done: Done = parts
+        .all
+        .iter()
+        .filter_map(|part| Some((part.key, Arc::clone(part.receipt.as_ref()?))))
+        .collect();
+    let wanted: Vec<Part> = parts.missing().into_iter().cloned().collect();
+    let keys: Vec<Digest> = wanted.iter().map(|part| part.key).collect();
+    let locks = Arc::new(claim_parts(job, &keys).await?);
+    let missing = look_again(job, wanted, &locks, &mut done).await?;
+    if !missing.is_empty() {
+        done = make(job, missing, locks, &lock, done).await?;
+    }
+    let (job, parts) = (Arc::clone(job), parts.clone());
+    blocking(move || {
+        let receipt = assemble(&job, &parts, &done, begun.elapsed())?;
+        finish(&job, &receipt)?;
+        drop(lock);
+        Ok(receipt)
+    })
+    .await
+}
+
+/// The parts that are still missing now that nobody else can make them.
+async fn look_again(
+    job: &Arc<Job>,
+    wanted: Vec<Part>,
+    locks: &Arc<PartLocks>,
+    done: &mut Done,
+) -> Result<Vec<Part>, Failure> {
+    let (job, locks) = (Arc::clone(job), Arc::clone(locks));
+    let (found, missing) = blocking(move || {
+        let mut found = Done::new();
+        let mut missing = Vec::new();
+        for part in wanted {
+            match look(&job, &part.key) {
+                Some(receipt) => {
+                    locks.release(&part.key);
+                    found.insert(part.key, receipt);
+                }
+                None => missing.push(part),
+            }
+        }
+        Ok((found, missing))
+    })
+    .await?;
+    done.extend(found);
+    Ok(missing)
+}
+
+async fn make(
+    job: &Arc<Job>,
+    missing: Vec<Part>,
+    locks: Arc<PartLocks>,
+    lock: &Lock,
+    done: Done,
+) -> Result<Done, Failure> {
+    let staged = Arc::new(prepare(job, missing.clone()).await?);
+    let mut maker = Maker {
+        job: Arc::clone(job),
+        staged: Arc::clone(&staged),
+        locks,
+        missing: missing.iter().map(|part| (part.index, part.clone())).collect(),
+        wanted: missing.len(),
+        done,
+        measured: Measured::new(),
+        since: Instant::now(),
+        failure: None,
+    };
+    let ended = attempt(job, &staged, lock, async |events| maker.listen(events).await).await;
+    if let Some(failure) = maker.failure {
+        return Err(failure);
+    }
+    ended?;
+    outputs::nothing_else(&staged.out(), &staged.promised())?;
+    match maker.missing.keys().next() {
+        None => Ok(maker.done),
+        Some(index) => Err(broken(format!("ended without making part {index}"))),
+    }
+}
+
+/// Takes in parts while the child goes on.
+struct Maker {
+    job: Arc<Job>,
+    staged: Arc<Staged>,
+    locks: Arc<PartLocks>,
+    missing: BTreeMap<usize, Part>,
+    wanted: usize,
+    done: Done,
+    /// Facts that hold for the next part: the child states them anew where they differ.
+    measured: Measured,
+    since: Instant,
+    failure: Option<Failure>,
+}
+
+impl Maker {
+    async fn listen(&mut self, mut events: UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Fact { port, name, value } => {
+                    self.measured.entry(port).or_default().insert(name, value);
+                }
+                Event::Part { index } if self.failure.is_none() => {
+                    if let Err(failure) = self.take(index).await {
+                        self.failure = Some(failure);
+                        abort(&self.job);
+                    }
+                }
+                event => pass_on(&self.job, event),
+            }
+        }
+    }
+
+    async fn take(&mut self, index: usize) -> Result<(), Failure> {
+        let part = self
+            .missing
+            .remove(&index)
+            .ok_or_else(|| broken(format!("stated part {index}, which it was not asked for, or twice")))?;
+        let elapsed = std::mem::replace(&mut self.since, Instant::now()).elapsed();
+        let (job, staged) = (Arc::clone(&self.job), Arc::clone(&self.staged));
+        let (measured, key) = (self.measured.clone(), part.key);
+        let receipt =
+            blocking(move || keep(&job, &staged, &part, measured, elapsed)).await?;
+        self.locks.release(&key);
+        self.done.insert(key, Arc::new(receipt));
+        self.job.shared.events.send(BuildEvent::Part {
+            task: self.job.task().name.clone(),
+            index,
+            done: self.wanted - self.missing.len(),
+            missing: self.wanted,
+        });
+        Ok(())
+    }
+}
+
+/// Keeps one part, whatever becomes of the others.
+fn keep(
+    job: &Job,
+    staged: &Staged,
+    part: &Part,
+    measured: Measured,
+    elapsed: Duration,
+) -> Result<Receipt, Failure> {
+    let request = staged.request.parts.iter().find(|request| request.index == part.index);
+    let places = request.map(|request| &request.outputs).into_iter().flatten();
+    let out = staged.out();
+    let laid = places
+        .map(|(port, path)| Ok((port.clone(), outputs::part(&out, port, path)?)))
+        .collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    let own = staged.watched_by_part.get(&part.index).into_iter().flatten();
+    unmoved(job, own.chain(&staged.watched).map(PathBuf::as_path))?;
+    let outputs = laid
+        .iter()
+        .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))
+        .collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    let receipt = new_receipt(job, &part.manifest, outputs, measured, elapsed);
+    job.shared.store.write_receipt(&receipt)?;
+    Ok(receipt)
+}
+
+/// The whole, from parts that are all there.
+fn assemble(
+    job: &Job,
+    parts: &Parts,
+    done: &Done,
+    elapsed: Duration,
+) -> Result<Receipt, Failure> {
+    let receipts = parts
+        .all
+        .iter()
+        .map(|part| {
+            done.get(&part.key)
+                .ok_or_else(|| broken(format!("part {} is missing", part.index)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut outputs = BTreeMap::new();
+    for port in &job.task().outputs {
+        let contents = receipts
+            .iter()
+            .map(|receipt| {
+                receipt.outputs.get(&port.name).cloned().ok_or_else(|| {
+                    broken(format!("a part has no output `{}`", port.name))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        outputs.insert(port.name.clone(), Content::Shards(contents));
+    }
+    let facts = common_facts(job.task(), &receipts);
+    agrees(job.task(), &facts)?;
+    Ok(new_receipt(job, &job.work.manifest, outputs, facts, elapsed))
+}
+
+/// Facts of the whole: what every part says alike. A number may be a count, which is not the whole's even where all
+/// parts have the same; it holds for the whole only where it was predicted for the whole.
+fn common_facts(task: &Task, receipts: &[&Arc<Receipt>]) -> Measured {
+    let Some((first, others)) = receipts.split_first() else {
+        return Measured::new();
+    };
+    let mut common = Measured::new();
+    for (port, facts) in &first.facts {
+        let is_common = |name: &String, value: &Value| {
+            let everywhere = others
+                .iter()
+                .all(|part| part.facts.get(port).and_then(|facts| facts.get(name)) == Some(value));
+            let predicted = task.prediction.outputs.get(port);
+            let is_predicted = predicted.and_then(|facts| facts.known(name)) == Some(value);
+            everywhere && (is_predicted || !value.is_number())
+        };
+        let kept: BTreeMap<String, Value> = facts
+            .iter()
+            .filter(|(name, value)| is_common(name, value))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        if !kept.is_empty() {
+            common.insert(port.clone(), kept);
+        }
+    }
+    common
+}

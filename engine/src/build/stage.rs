@@ -1,0 +1,433 @@
+//! What an attempt sees: its inputs as a tree of links, empty places for its outputs, and the request.
+//!
+//! ```text
+//! tmp/<attempt>/in/<port>/00000.<ext>   a file, a directory, or a directory of shards
+//!               out/<port>[.<ext>]      to be made
+//!               scratch/                TMPDIR
+//!               request.json
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::driver::Job;
+use super::machine;
+use crate::artifact::{Content, Shape};
+use crate::graph::{Binding, From, InputPort, OutputPort};
+use crate::plan;
+use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
+use crate::store::{Laid, Store, remove_tree};
+
+/// An attempt that can start. Its directory is removed when this is dropped.
+#[derive(Debug)]
+pub struct Staged {
+    pub directory: PathBuf,
+    pub request: Request,
+    /// Files of the workspace that the result depends on, beside those of parts.
+    pub watched: Vec<PathBuf>,
+    /// Files of the workspace that each part depends on.
+    pub watched_by_part: BTreeMap<usize, Vec<PathBuf>>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        remove_tree(&self.directory);
+    }
+}
+
+impl Staged {
+    pub fn request_path(&self) -> PathBuf {
+        self.directory.join("request.json")
+    }
+
+    /// Directory of all outputs.
+    pub fn out(&self) -> PathBuf {
+        self.directory.join("out")
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        self.directory.join("scratch")
+    }
+
+    /// The paths directly below [`Staged::out`] that may exist.
+    pub fn promised(&self) -> BTreeSet<PathBuf> {
+        self.request.outputs.values().cloned().collect()
+    }
+}
+
+/// An artifact on its way to an input port.
+struct Bound<'a> {
+    label: &'a str,
+    content: Arc<Content>,
+    laid: Laid,
+    /// Of the files that a task made; `None`: each file keeps its own.
+    extension: Option<&'a str>,
+    facts: BTreeMap<String, Value>,
+    is_source: bool,
+}
+
+/// Lays out an attempt at the whole task, or at the given parts of it.
+pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
+    let directory = job.shared.store.temporary();
+    let partial = job.shared.store.partial(&job.work.key);
+    let mut staged = Staged {
+        request: request(job, partial),
+        directory,
+        watched: program_files(job),
+        watched_by_part: BTreeMap::new(),
+    };
+    let (out, scratch) = (staged.out(), staged.scratch());
+    for path in [&out, &scratch, &staged.request.partial] {
+        fs::create_dir_all(path).at(path)?;
+    }
+    staged.request.parts = parts
+        .iter()
+        .map(|part| PartRequest {
+            index: part.index,
+            inputs: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+        })
+        .collect();
+    for port in &job.task().inputs {
+        stage_input(job, port, &mut staged)?;
+    }
+    for port in &job.task().outputs {
+        stage_output(port, &out, &mut staged.request)?;
+    }
+    let path = staged.request_path();
+    let bytes = serde_json::to_vec_pretty(&staged.request)
+        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+    fs::write(&path, bytes).at(&path)?;
+    Ok(staged)
+}
+
+fn request(job: &Job, partial: PathBuf) -> Request {
+    let task = job.task();
+    let device = machine::device(&task.run, &job.grant);
+    Request {
+        protocol: PROTOCOL,
+        kind: task.kind.clone(),
+        version: task.version,
+        build_id: job.shared.options.build_id.clone(),
+        task: task.name.clone(),
+        key: job.work.key,
+        params: task.params.clone(),
+        inputs: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        parts: Vec::new(),
+        partial,
+        device: device.to_owned(),
+        threads: task.run.threads.unwrap_or(job.grant.cpu).max(1) as usize,
+        numeric_environment: machine::environment_word(&machine::environment(device)),
+    }
+}
+
+fn program_files(job: &Job) -> Vec<PathBuf> {
+    let program = job.task().executor.program();
+    let root = job.shared.workspace.root();
+    program
+        .into_iter()
+        .flat_map(|program| &program.files)
+        .map(|name| root.join(name))
+        .collect()
+}
+
+fn stage_input(job: &Job, port: &InputPort, staged: &mut Staged) -> Result<(), Failure> {
+    let directory = staged.directory.join("in").join(&port.name);
+    fs::create_dir_all(&directory).at(&directory)?;
+    let bound = port
+        .bindings
+        .iter()
+        .map(|binding| bind(job, binding))
+        .collect::<Result<Vec<_>, _>>()?;
+    let inputs = match port.mapped {
+        true => stage_parts(&port.name, &bound, &directory, staged)?,
+        false => stage_wholes(&bound, &directory, staged)?,
+    };
+    staged.request.inputs.insert(port.name.clone(), inputs);
+    Ok(())
+}
+
+fn bind<'a>(job: &'a Job, binding: &'a Binding) -> Result<Bound<'a>, Failure> {
+    let gone = || Failure::input(format!("input `{}` is not there", binding.label));
+    let shared = &job.shared;
+    match binding.from {
+        From::Source(id) => {
+            let content = shared.scan.snapshot.sources.get(&id);
+            let content = content.and_then(|found| found.as_ref().ok()).ok_or_else(gone)?;
+            Ok(Bound {
+                label: &binding.label,
+                content: Arc::clone(content),
+                laid: shared.scan.files(id).ok_or_else(gone)?.clone(),
+                extension: None,
+                facts: BTreeMap::new(),
+                is_source: true,
+            })
+        }
+        From::Task { task, port } => {
+            let port = &shared.graph.task(task).outputs[port as usize];
+            let receipt = job.inputs.get(&task).ok_or_else(gone)?;
+            let content = receipt.outputs.get(&port.name).ok_or_else(gone)?;
+            Ok(Bound {
+                label: &binding.label,
+                laid: in_store(&shared.store, content),
+                content: Arc::new(content.clone()),
+                extension: Some(&port.extension),
+                facts: receipt.facts.get(&port.name).cloned().unwrap_or_default(),
+                is_source: false,
+            })
+        }
+    }
+}
+
+/// Where the files of a content lie in the store.
+fn in_store(store: &Store, content: &Content) -> Laid {
+    match content {
+        Content::File(blob) => Laid::File(store.blob_path(&blob.digest)),
+        Content::Directory(files) => Laid::Directory(
+            files
+                .iter()
+                .map(|(name, blob)| (name.clone(), store.blob_path(&blob.digest)))
+                .collect(),
+        ),
+        Content::Shards(parts) => {
+            Laid::Shards(parts.iter().map(|part| in_store(store, part)).collect())
+        }
+    }
+}
+
+fn stage_wholes(
+    bound: &[Bound<'_>],
+    directory: &Path,
+    staged: &mut Staged,
+) -> Result<Vec<RequestInput>, Failure> {
+    let mut inputs = Vec::new();
+    for (index, bound) in bound.iter().enumerate() {
+        let mut parts = Vec::new();
+        let path = match &bound.laid {
+            Laid::Shards(shards) => {
+                let path = directory.join(format!("{index:05}"));
+                fs::create_dir_all(&path).at(&path)?;
+                for (index, shard) in shards.iter().enumerate() {
+                    parts.push(link(shard, &path, index, bound.extension)?);
+                }
+                path
+            }
+            one => link(one, directory, index, bound.extension)?,
+        };
+        if bound.is_source {
+            staged.watched.extend(bound.laid.files().into_iter().map(Path::to_owned));
+        }
+        inputs.push(input(bound, path, parts));
+    }
+    Ok(inputs)
+}
+
+/// Stages the requested parts alone; the parts of all artifacts of a mapped port form one list.
+fn stage_parts(
+    port: &str,
+    bound: &[Bound<'_>],
+    directory: &Path,
+    staged: &mut Staged,
+) -> Result<Vec<RequestInput>, Failure> {
+    let mut first = 0;
+    let mut inputs = Vec::new();
+    for bound in bound {
+        let shards = bound.laid.parts();
+        let mut parts = Vec::new();
+        for request in &mut staged.request.parts {
+            let Some(shard) = request.index.checked_sub(first).and_then(|at| shards.get(at)) else {
+                continue;
+            };
+            let path = link(shard, directory, request.index, bound.extension)?;
+            request.inputs.insert(port.to_owned(), path.clone());
+            parts.push(path);
+            if bound.is_source {
+                let watched = staged.watched_by_part.entry(request.index).or_default();
+                watched.extend(shard.files().into_iter().map(Path::to_owned));
+            }
+        }
+        first += shards.len();
+        inputs.push(input(bound, directory.to_owned(), parts));
+    }
+    Ok(inputs)
+}
+
+fn input(bound: &Bound<'_>, path: PathBuf, parts: Vec<PathBuf>) -> RequestInput {
+    RequestInput {
+        label: bound.label.to_owned(),
+        digest: bound.content.digest(),
+        shape: bound.content.shape(),
+        path,
+        parts,
+        facts: bound.facts.clone(),
+    }
+}
+
+/// Links a file, or every file of a directory, under a name made of its position.
+fn link(
+    laid: &Laid,
+    directory: &Path,
+    index: usize,
+    extension: Option<&str>,
+) -> Result<PathBuf, Failure> {
+    match laid {
+        Laid::File(target) => {
+            let own = extension.map_or_else(|| own_extension(target), str::to_owned);
+            let path = directory.join(dotted(&format!("{index:05}"), &own));
+            symlink(target, &path).at(&path)?;
+            Ok(path)
+        }
+        Laid::Directory(files) => {
+            let path = directory.join(format!("{index:05}"));
+            fs::create_dir_all(&path).at(&path)?;
+            for (name, target) in files {
+                let place = path.join(name);
+                if let Some(parent) = place.parent() {
+                    fs::create_dir_all(parent).at(parent)?;
+                }
+                symlink(target, &place).at(&place)?;
+            }
+            Ok(path)
+        }
+        Laid::Shards(_) => Err(Failure::input("a shard cannot hold shards")),
+    }
+}
+
+/// `jsonl.zst` of `a.b.jsonl.zst`: the last suffix, and the one before a compression's.
+fn own_extension(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut suffixes: Vec<&str> = name.split('.').skip(1).collect();
+    let is_packed = matches!(suffixes.last(), Some(&("gz" | "zst" | "bz2" | "xz")));
+    let wanted = if is_packed { 2 } else { 1 };
+    suffixes.drain(..suffixes.len().saturating_sub(wanted));
+    suffixes.join(".")
+}
+
+fn dotted(stem: &str, extension: &str) -> String {
+    match extension {
+        "" => stem.to_owned(),
+        extension => format!("{stem}.{extension}"),
+    }
+}
+
+fn stage_output(port: &OutputPort, out: &Path, request: &mut Request) -> Result<(), Failure> {
+    let is_file = port.shape == Shape::File;
+    let name = if is_file { dotted(&port.name, &port.extension) } else { port.name.clone() };
+    let path = out.join(name);
+    if !is_file {
+        fs::create_dir_all(&path).at(&path)?;
+    }
+    if port.mapped {
+        for part in &mut request.parts {
+            let place = path.join(dotted(&format!("{:05}", part.index), &port.extension));
+            if port.extension.is_empty() {
+                // Parts of a format without extension are directories.
+                fs::create_dir_all(&place).at(&place)?;
+            }
+            part.outputs.insert(port.name.clone(), place);
+        }
+    }
+    request.outputs.insert(port.name.clone(), path);
+    Ok(())
+}
+
+/// The arguments of a command with its placeholders filled in. An argument that is nothing but `{inputs.NAME}` becomes
+/// one argument for each artifact of the port.
+pub fn arguments(argv: &[String], request: &Request) -> Vec<OsString> {
+    argv.iter()
+        .flat_map(|argument| match inputs_alone(argument, request) {
+            Some(paths) => paths,
+            None => vec![filled(argument, request)],
+        })
+        .collect()
+}
+
+fn inputs_alone(argument: &str, request: &Request) -> Option<Vec<OsString>> {
+    let port = argument.strip_prefix("{inputs.")?.strip_suffix('}')?;
+    if port.contains(['{', '}']) {
+        return None;
+    }
+    let inputs = request.inputs.get(port).map_or(&[][..], Vec::as_slice);
+    Some(inputs.iter().map(|input| input.path.clone().into_os_string()).collect())
+}
+
+fn filled(argument: &str, request: &Request) -> OsString {
+    let mut text = OsString::new();
+    let mut rest = argument;
+    while let Some(start) = rest.find('{') {
+        text.push(&rest[..start]);
+        rest = &rest[start..];
+        let end = rest.find('}').map_or(rest.len(), |end| end + 1);
+        match meaning(&rest[..end], request) {
+            Some(value) => {
+                text.push(value);
+                rest = &rest[end..];
+            }
+            None => {
+                text.push("{");
+                rest = &rest[1..];
+            }
+        }
+    }
+    text.push(rest);
+    text
+}
+
+/// What a placeholder stands for; `None` for braces that are the program's own.
+fn meaning(placeholder: &str, request: &Request) -> Option<OsString> {
+    let inside = placeholder.strip_prefix('{')?.strip_suffix('}')?;
+    if inside == "partial" {
+        return Some(request.partial.clone().into_os_string());
+    }
+    if let Some(port) = inside.strip_prefix("outputs.") {
+        return Some(request.outputs.get(port)?.clone().into_os_string());
+    }
+    let inputs = request.inputs.get(inside.strip_prefix("inputs.")?)?;
+    let paths: Vec<OsString> = inputs.iter().map(|input| input.path.clone().into()).collect();
+    Some(paths.join(std::ffi::OsStr::new(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_what_readers_look_at() {
+        for (name, extension) in [
+            ("a.b.jsonl.zst", "jsonl.zst"),
+            ("x.parquet", "parquet"),
+            ("README", ""),
+            ("v1.2.txt", "txt"),
+            ("plain.gz", "gz"),
+        ] {
+            assert_eq!(own_extension(Path::new(name)), extension, "{name}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled_once() {
+        let mut request = crate::runner::request("command", Value::Null, "/p".into());
+        let input = |path: &str| RequestInput {
+            label: String::new(),
+            digest: crate::digest::Digest::of(b""),
+            shape: Shape::File,
+            path: path.into(),
+            parts: Vec::new(),
+            facts: BTreeMap::new(),
+        };
+        let inputs = vec![input("/i/{partial}"), input("/i/2")];
+        request.inputs.insert("a".to_owned(), inputs);
+        request.outputs.insert("o".to_owned(), "/o".into());
+        let argv = ["{inputs.a}", "x={inputs.a}", "{outputs.o}/{partial}", "{ {k} }", "${"];
+        let filled = arguments(&argv.map(str::to_owned), &request);
+        let expected = ["/i/{partial}", "/i/2", "x=/i/{partial} /i/2", "/o//p", "{ {k} }", "${"];
+        assert_eq!(filled, expected.map(OsString::from));
+    }
+}

@@ -1,0 +1,277 @@
+//! The last look: facts are carried from task to task, and what holds together becomes the graph.
+
+use std::collections::BTreeMap;
+
+use super::composite::follow;
+use super::draft::{Draft, DraftPort, Output, Target};
+use super::node::Span;
+use super::order;
+use super::paths;
+use super::problem::Report;
+use crate::artifact::Shape;
+use crate::facts::{Facts, Prediction};
+use crate::graph::{Binding, Graph, InputPort, Origin, OutputPort, Source, SourceId, Task, TaskId};
+use crate::kind::{Body, Kinds, Known};
+
+/// Puts drafts in order and asks each kind what it knows of its outputs. Complaints are reported.
+pub fn predict(drafts: &[Draft<'_>], report: &Report) -> Checked {
+    let order = order::order(drafts);
+    let mut predictions = vec![Prediction::default(); drafts.len()];
+    for index in &order {
+        if let Some(prediction) = prediction(drafts, *index, &predictions, report) {
+            predictions[*index] = prediction;
+        }
+    }
+    Checked { order, predictions }
+}
+
+/// Drafts in topological order, and what is known of each.
+pub struct Checked {
+    pub order: Vec<usize>,
+    pub predictions: Vec<Prediction>,
+}
+
+fn prediction(
+    drafts: &[Draft<'_>],
+    index: usize,
+    predictions: &[Prediction],
+    report: &Report,
+) -> Option<Prediction> {
+    let draft = &drafts[index];
+    let Body::BuiltIn { predict, .. } = &draft.kind?.body else {
+        return None;
+    };
+    let facts = |port: &DraftPort| {
+        let bindings = port.bindings.iter();
+        bindings
+            .map(|b| (b.label.clone(), facts_of(drafts, &b.target, predictions)))
+            .collect()
+    };
+    let known = Known {
+        task: &draft.name,
+        inputs: draft
+            .inputs
+            .iter()
+            .map(|port| (port.name.clone(), facts(port)))
+            .collect(),
+    };
+    match predict(draft.params.as_ref()?, &known) {
+        Ok(prediction) => Some(prediction),
+        Err(complaints) => {
+            for complaint in complaints {
+                let span = place_of(draft, &complaint.at);
+                let message = format!("{}{}", draft.prefix(), complaint.message);
+                report.error(span, message, complaint.help);
+            }
+            None
+        }
+    }
+}
+
+fn facts_of(drafts: &[Draft<'_>], target: &Target, predictions: &[Prediction]) -> Facts {
+    let Target::Output(output) = target else {
+        return Facts::default();
+    };
+    let found = follow(drafts, *output).and_then(|(draft, port)| {
+        let name = &drafts[draft].ports.outputs[port].name;
+        predictions[draft].outputs.get(name)
+    });
+    found.cloned().unwrap_or_default()
+}
+
+/// The place that a complaint means: `params.heads`, `inputs.teacher`, or the task itself.
+pub fn place_of(draft: &Draft<'_>, at: &str) -> Span {
+    let name = |rest: &str| -> String {
+        let end = rest.find(['.', '[']).unwrap_or(rest.len());
+        rest[..end].to_owned()
+    };
+    if let Some(param) = at.strip_prefix("params.") {
+        return draft.param_span(&name(param));
+    }
+    if let Some(port) = at.strip_prefix("inputs.") {
+        let port = draft.port(&name(port));
+        return port.map_or(draft.span, |port| port.span);
+    }
+    match at {
+        "params" => draft.params_span(),
+        _ => draft.span,
+    }
+}
+
+/// Turns drafts into the graph. What cannot be turned is reported; `None` if there is any.
+pub struct Assembly<'a, 'k> {
+    pub drafts: &'a [Draft<'k>],
+    pub kinds: &'a Kinds,
+    pub report: &'a Report,
+    sources: Vec<Source>,
+    ids: Vec<Option<TaskId>>,
+}
+
+impl<'a, 'k> Assembly<'a, 'k> {
+    pub fn new(
+        drafts: &'a [Draft<'k>],
+        checked: &Checked,
+        kinds: &'a Kinds,
+        report: &'a Report,
+    ) -> Self {
+        let mut ids = vec![None; drafts.len()];
+        for (id, index) in (0..).map(TaskId).zip(&checked.order) {
+            ids[*index] = Some(id);
+        }
+        Self {
+            drafts,
+            kinds,
+            report,
+            sources: Vec::new(),
+            ids,
+        }
+    }
+
+    /// The task that provides an output.
+    pub fn provider(&self, output: Output) -> Option<(TaskId, u32)> {
+        let (draft, port) = follow(self.drafts, output)?;
+        Some((self.ids[draft]?, u32::try_from(port).ok()?))
+    }
+
+    /// The tasks that a draft stands for: itself, or all steps of a composite.
+    pub fn tasks(&self, index: usize) -> Vec<TaskId> {
+        let is_below = |draft: usize| {
+            let mut ancestors =
+                std::iter::successors(Some(draft), |draft| self.drafts[*draft].parent);
+            ancestors.any(|ancestor| ancestor == index)
+        };
+        if let Some(id) = self.ids[index] {
+            return vec![id];
+        }
+        let below = (index..self.drafts.len()).filter(|draft| is_below(*draft));
+        let mut tasks: Vec<TaskId> = below.filter_map(|draft| self.ids[draft]).collect();
+        tasks.sort_unstable();
+        tasks
+    }
+
+    /// The graph, or `None` if something was reported.
+    pub fn graph(
+        mut self,
+        checked: Checked,
+        goals: BTreeMap<String, Vec<TaskId>>,
+        groups: BTreeMap<String, Vec<TaskId>>,
+    ) -> Option<Graph> {
+        let Checked {
+            order,
+            mut predictions,
+        } = checked;
+        let mut tasks = Vec::with_capacity(order.len());
+        for index in order {
+            let prediction = std::mem::take(&mut predictions[index]);
+            tasks.push(self.task(&self.drafts[index], prediction));
+        }
+        let tasks: Vec<Task> = tasks.into_iter().collect::<Option<_>>()?;
+        let is_whole = !self.report.has_errors();
+        is_whole.then(|| Graph::new(tasks, self.sources, goals, groups))
+    }
+
+    fn task(&mut self, draft: &Draft<'_>, prediction: Prediction) -> Option<Task> {
+        let kind = draft.kind?;
+        let inputs: Option<Vec<InputPort>> = draft
+            .inputs
+            .iter()
+            .map(|port| self.input(draft, port))
+            .collect();
+        Some(Task {
+            name: draft.name.clone(),
+            kind: kind.name.clone(),
+            version: kind.version,
+            params: draft.params.clone()?,
+            inputs: inputs?,
+            outputs: self.outputs(draft),
+            executor: draft.executor.clone(),
+            run: draft.run.clone(),
+            protect: draft.protect,
+            prediction,
+            place: self.report.place(draft.span),
+        })
+    }
+
+    fn input(&mut self, draft: &Draft<'_>, port: &DraftPort) -> Option<InputPort> {
+        let declared = draft.ports.find_input(&port.name)?;
+        let shape = self.shape_of(&declared.formats);
+        let mut bindings = Vec::with_capacity(port.bindings.len());
+        for binding in &port.bindings {
+            let from = match &binding.target {
+                Target::Source(pattern) => {
+                    self.fits(pattern, shape, binding.span);
+                    Origin::Source(self.source(pattern, shape))
+                }
+                Target::Output(output) => {
+                    let (task, port) = self.provider(*output)?;
+                    Origin::Task { task, port }
+                }
+                Target::Broken => return None,
+            };
+            let label = binding.label.clone();
+            bindings.push(Binding { label, from });
+        }
+        Some(InputPort {
+            name: port.name.clone(),
+            mapped: declared.mapped,
+            labelled: declared.labelled,
+            bindings,
+        })
+    }
+
+    /// The layout that some formats have in common.
+    fn shape_of(&self, formats: &[String]) -> Option<Shape> {
+        let mut shapes = formats.iter().map(|name| self.shape(name));
+        let first = shapes.next()??;
+        shapes.all(|shape| shape == Some(first)).then_some(first)
+    }
+
+    fn shape(&self, format: &str) -> Option<Shape> {
+        match format {
+            "file" => Some(Shape::File),
+            "directory" => Some(Shape::Directory),
+            name => self.kinds.format(name).map(|format| format.shape),
+        }
+    }
+
+    fn fits(&self, pattern: &str, shape: Option<Shape>, span: Span) {
+        let takes = match shape {
+            Some(Shape::File) => "one file",
+            Some(Shape::Directory) => "one directory",
+            Some(Shape::Shards) | None => return,
+        };
+        if paths::is_glob(pattern) {
+            let message = format!("this input takes {takes}, and `{pattern}` names any number");
+            self.report.error(span, message, "write the path itself");
+        }
+    }
+
+    fn source(&mut self, pattern: &str, shape: Option<Shape>) -> SourceId {
+        let known = |source: &Source| source.pattern == pattern && source.shape == shape;
+        let index = self.sources.iter().position(known).unwrap_or_else(|| {
+            self.sources.push(Source {
+                pattern: pattern.to_owned(),
+                shape,
+            });
+            self.sources.len() - 1
+        });
+        SourceId(u32::try_from(index).expect("fewer than 2^32 sources"))
+    }
+
+    fn outputs(&self, draft: &Draft<'_>) -> Vec<OutputPort> {
+        let extension = |format: &str| {
+            let known = self.kinds.format(format);
+            known.map_or_else(String::new, |format| format.extension.to_owned())
+        };
+        let outputs = draft.ports.outputs.iter();
+        outputs
+            .map(|port| OutputPort {
+                name: port.name.clone(),
+                format: port.format.clone(),
+                shape: self.shape(&port.format).unwrap_or(Shape::File),
+                extension: extension(&port.format),
+                mapped: port.mapped,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,109 @@
+//! Run settings: `run = { device = "auto", slots = { gpu = 1 }, threads = 2, timeout = "6h", attempts = 2 }`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::node::{Node, Val};
+use super::problem::{Report, did_you_mean};
+use super::schema::{fields, table, text};
+use crate::graph::{Device, RunSettings};
+
+const KEYS: [&str; 5] = ["device", "slots", "threads", "timeout", "attempts"];
+
+/// The settings of a `run` table; what is wrong is reported and left at its default.
+pub fn read(node: &Node, report: &Report) -> RunSettings {
+    let fields = fields(node, &KEYS, "`run`", report);
+    let field = |name: &str| fields.get(name).copied();
+    let positive = |name: &str| field(name).and_then(|node| count(node, name, 1, report));
+    RunSettings {
+        device: field("device").map_or(Device::Auto, |node| device(node, report)),
+        slots: field("slots").map_or_else(BTreeMap::new, |node| slots(node, report)),
+        threads: positive("threads"),
+        timeout: field("timeout").and_then(|node| timeout(node, report)),
+        attempts: positive("attempts").unwrap_or(1),
+    }
+}
+
+fn device(node: &Node, report: &Report) -> Device {
+    match text(node, "`device`", report) {
+        None | Some("auto") => Device::Auto,
+        Some("cpu") => Device::Cpu,
+        Some("gpu") => Device::Gpu,
+        Some(word) => {
+            let help = did_you_mean(word, ["auto", "cpu", "gpu"]);
+            report.error(node.span, format!("unknown device `{word}`"), help);
+            Device::Auto
+        }
+    }
+}
+
+fn slots(node: &Node, report: &Report) -> BTreeMap<String, u32> {
+    let entries = table(node, "`slots`", report).unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|(key, node)| Some((key.name.clone(), count(node, &key.name, 0, report)?)))
+        .collect()
+}
+
+fn count(node: &Node, name: &str, least: u32, report: &Report) -> Option<u32> {
+    let number = match node.value {
+        Val::Int(number) => u32::try_from(number).ok().filter(|n| *n >= least),
+        Val::Broken => return None,
+        _ => None,
+    };
+    if number.is_none() {
+        let message = format!("`{name}` must be an integer of at least {least}");
+        report.error(node.span, message, "");
+    }
+    number
+}
+
+fn timeout(node: &Node, report: &Report) -> Option<Duration> {
+    let time = match &node.value {
+        Val::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+        Val::Text(text) => duration(text),
+        Val::Broken => return None,
+        _ => None,
+    };
+    let time = time.filter(|time| !time.is_zero());
+    if time.is_none() {
+        let help = "write a time such as `\"90s\"`, `\"15m\"`, `\"6h\"`, `\"1h30m\"` or `\"2d\"`";
+        report.error(node.span, "`timeout` is not a time", help);
+    }
+    time
+}
+
+/// `1h30m` as a time.
+fn duration(text: &str) -> Option<Duration> {
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = rest.split_at(end);
+        let factor = match unit.chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        let number: u64 = number.parse().ok()?;
+        seconds = seconds.checked_add(number.checked_mul(factor)?)?;
+        rest = &unit[1..];
+    }
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_sums_of_units() {
+        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5_400)));
+        assert_eq!(duration("2d"), Some(Duration::from_secs(172_800)));
+        assert_eq!(duration("6"), None);
+        assert_eq!(duration("h"), None);
+        assert_eq!(duration("99999999999999999999d"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! A folder with a Kananafile, opened: what the program works with. Thin: it only carries values from one part of the
+//! engine to the next.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::build::{self, Options, Outcome, Prepared};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::event::Events;
+use crate::graph::{Graph, TaskId};
+use crate::kananafile::{self, Kananafile, Problem};
+use crate::kind::Kinds;
+use crate::plan::{self, Status};
+use crate::runner::Stop;
+use crate::store::{Found, Store};
+use crate::workspace::Workspace;
+
+/// Why a project cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    /// The Kananafile is wrong; every problem, warnings among them.
+    #[error("the Kananafile has {} problem(s)", .0.len())]
+    Problems(Vec<Problem>),
+    #[error(transparent)]
+    Environment(#[from] Error),
+}
+
+/// A checked Kananafile, its folder and its store.
+pub struct Project {
+    pub workspace: Workspace,
+    pub store: Store,
+    pub kananafile: Kananafile,
+    graph: Arc<Graph>,
+}
+
+impl Project {
+    /// Finds the Kananafile from `start` upwards, reads and checks it. Reads no source, writes nothing.
+    pub fn open(
+        start: &Path,
+        kinds: &Kinds,
+        options: &kananafile::Options<'_>,
+    ) -> Result<Self, Closed> {
+        Self::at(Workspace::discover(start)?, kinds, options)
+    }
+
+    /// The project of a folder that is known.
+    pub fn at(
+        workspace: Workspace,
+        kinds: &Kinds,
+        options: &kananafile::Options<'_>,
+    ) -> Result<Self, Closed> {
+        let files = |path: &str| workspace.read(path);
+        let kananafile = kananafile::load(&files, kinds, options).map_err(Closed::Problems)?;
+        Ok(Self {
+            store: Store::new(workspace.root().join("cache")),
+            graph: Arc::new(kananafile.graph.clone()),
+            workspace,
+            kananafile,
+        })
+    }
+
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Scans what `goals` need and plans them. Reads and writes nothing.
+    pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
+        let (mut sources, sources_warning) = self.store.memo("sources");
+        let (blobs, blobs_warning) = self.store.memo("blobs");
+        let tasks = self.graph.reach(goals);
+        let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
+        let found = Found::new(&self.store, &blobs);
+        let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
+        let mut warnings = found.take_warnings();
+        warnings.extend(sources_warning.into_iter().chain(blobs_warning));
+        Prepared {
+            workspace: self.workspace.clone(),
+            store: self.store.clone(),
+            graph: Arc::clone(&self.graph),
+            goals: goals.to_vec(),
+            scan,
+            plan,
+            sources,
+            blobs,
+            warnings,
+        }
+    }
+
+    /// Plans and builds `goals`.
+    pub async fn build(
+        &self,
+        goals: &[TaskId],
+        options: Options,
+        events: Events,
+        stop: watch::Receiver<Stop>,
+    ) -> Result<Outcome, Error> {
+        build::build(self.prepare(goals), options, events, stop).await
+    }
+
+    /// Keys that every goal of the Kananafile needs now, parts included: what `gc` keeps.
+    pub fn reached(&self) -> BTreeSet<Digest> {
+        let goals: Vec<TaskId> = self.graph.tasks().map(|(id, _)| id).collect();
+        let mut keys = BTreeSet::new();
+        for (_, status) in self.prepare(&goals).plan.tasks {
+            match status {
+                Status::Hit(receipt) => {
+                    keys.insert(receipt.key);
+                }
+                Status::Miss(work) => {
+                    let parts = work.parts.iter().flat_map(|parts| &parts.all);
+                    keys.extend(parts.map(|part| part.key));
+                    keys.insert(work.key);
+                }
+                Status::Unknown(_) | Status::Blocked(_) => {}
+            }
+        }
+        keys
+    }
+}

@@ -1,0 +1,74 @@
+//! What a child writes to its standard output, line by line, with a limit on each.
+
+use std::io;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+
+use super::protocol::Event;
+
+/// Longest line that is read as an event; what is longer goes to the log in pieces.
+pub const LONGEST: usize = 1 << 20;
+
+/// The next line without its end, cut at [`LONGEST`] bytes; `None` at the end of the stream.
+pub async fn next<R: AsyncBufRead + Unpin>(reader: &mut R) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() {
+            return Ok((!line.is_empty()).then_some(line));
+        }
+        let room = LONGEST - line.len();
+        let window = &available[..available.len().min(room)];
+        if let Some(end) = window.iter().position(|byte| *byte == b'\n') {
+            line.extend_from_slice(&window[..end]);
+            reader.consume(end + 1);
+            return Ok(Some(line));
+        }
+        let taken = window.len();
+        line.extend_from_slice(window);
+        reader.consume(taken);
+        if line.len() == LONGEST {
+            return Ok(Some(line));
+        }
+    }
+}
+
+/// The event of a line, if it is one.
+pub fn event(line: &[u8]) -> Option<Event> {
+    if line.first() != Some(&b'{') {
+        return None;
+    }
+    serde_json::from_slice(line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn all(bytes: &[u8]) -> Vec<usize> {
+        let mut reader = tokio::io::BufReader::with_capacity(7, bytes);
+        let mut lengths = Vec::new();
+        while let Some(line) = next(&mut reader).await.unwrap() {
+            lengths.push(line.len());
+        }
+        lengths
+    }
+
+    #[tokio::test]
+    async fn splits_and_limits() {
+        assert_eq!(all(b"ab\n\ncdefghijkl\nno end").await, [2, 0, 10, 6]);
+        let long = vec![b'x'; LONGEST + 3];
+        assert_eq!(all(&long).await, [LONGEST, 3]);
+    }
+
+    #[test]
+    fn only_events_are_events() {
+        assert_eq!(
+            event(br#"{"event":"part","index":3}"#),
+            Some(Event::Part { index: 3 })
+        );
+        for line in ["", "hello", "{", r#"{"event":"nonsense"}"#, "\u{0}"] {
+            assert_eq!(event(line.as_bytes()), None, "{line:?}");
+        }
+    }
+}

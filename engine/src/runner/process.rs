@@ -1,0 +1,395 @@
+//! One attempt as a child process: spawned, listened to, stopped, and explained when it ends badly.
+//!
+//! The program is an argument. Knows nothing of keys and stores, and nothing of what the child works on.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::BufReader;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::{mpsc::UnboundedSender, oneshot, watch};
+
+use super::context::Failure;
+use super::group::{MARK, Process, end_group};
+use super::lines;
+use super::protocol::{Event, FailureClass};
+
+/// Environment variables that every attempt is given as they are.
+const ALLOWED: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH"];
+
+/// What to spawn.
+#[derive(Debug)]
+pub struct Launch {
+    /// Program and arguments; never empty.
+    pub argv: Vec<OsString>,
+    /// Working directory.
+    pub directory: PathBuf,
+    /// Variables beside the allow-list; `None` takes one off the list.
+    pub environment: BTreeMap<String, Option<OsString>>,
+    pub stdin: Stdin,
+    /// Standard output carries events, one JSON object a line. Otherwise, and for other lines, it is log.
+    pub speaks: bool,
+    /// Standard error, and what is not an event, is appended here.
+    pub log: PathBuf,
+    /// Longest time that the attempt may take.
+    pub timeout: Option<Duration>,
+    /// Time between being asked to leave and being killed.
+    pub grace: Duration,
+    /// Descriptors that the attempt's processes keep open: the lock of the key.
+    pub inherited: Vec<OwnedFd>,
+    /// Mark of the attempt, see [`MARK`].
+    pub mark: String,
+}
+
+/// What the child reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdin {
+    Null,
+    /// A pipe that is never written to: its end tells the child that the build is gone.
+    Watch,
+}
+
+/// What the user wants of running attempts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    #[default]
+    No,
+    /// Save and leave.
+    Leave,
+    /// At once.
+    Kill,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None`: exit status 0, and nothing said otherwise.
+    pub failure: Option<Failure>,
+    pub elapsed: Duration,
+}
+
+/// Runs one attempt to its end. `started` is called with the leader of its process group; events go to `events` in
+/// order. When this returns, no process of the attempt's group is left.
+pub async fn run(
+    launch: Launch,
+    started: impl FnOnce(Process),
+    events: UnboundedSender<Event>,
+    mut stop: watch::Receiver<Stop>,
+) -> Ended {
+    let begun = Instant::now();
+    let ended = |failure| Ended {
+        failure,
+        elapsed: begun.elapsed(),
+    };
+    let (program, timeout, grace) = (launch.argv[0].clone(), launch.timeout, launch.grace);
+    let (speaks, mark) = (launch.speaks, launch.mark.clone());
+    let log = match open_log(&launch.log) {
+        Ok(log) => log,
+        Err(failure) => return ended(Some(failure)),
+    };
+    let mut child = match spawn(launch, &log).await {
+        Ok(child) => child,
+        Err(error) => return ended(Some(not_started(&program, &error))),
+    };
+    let pid = child.id().unwrap_or_default();
+    if let Some(process) = Process::find(pid) {
+        started(process);
+    }
+    // Held open until the child is gone: its end means that the build died.
+    let stdin = child.stdin.take();
+    let listener = child
+        .stdout
+        .take()
+        .map(|stdout| tokio::spawn(listen(stdout, speaks, log, events)));
+    let (status, why) = wait(&mut child, pid, timeout, grace, &mut stop).await;
+    drop(stdin);
+    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark)).await;
+    let said = match listener {
+        Some(listener) => heard(listener).await,
+        None => None,
+    };
+    ended(explain(status, why, said))
+}
+
+/// Why the child was told to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Leave,
+    Timeout(Duration),
+}
+
+async fn wait(
+    child: &mut Child,
+    pid: u32,
+    timeout: Option<Duration>,
+    grace: Duration,
+    stop: &mut watch::Receiver<Stop>,
+) -> (std::io::Result<ExitStatus>, Told) {
+    let told = tokio::select! {
+        status = child.wait() => return (status, Told::Nothing),
+        () = asked(stop, Stop::Leave) => Told::Leave,
+        limit = expired(timeout) => Told::Timeout(limit),
+    };
+    signal_group(pid, Signal::TERM);
+    tokio::select! {
+        status = child.wait() => return (status, told),
+        () = asked(stop, Stop::Kill) => {}
+        () = tokio::time::sleep(grace) => {}
+    }
+    signal_group(pid, Signal::KILL);
+    (child.wait().await, told)
+}
+
+async fn asked(stop: &mut watch::Receiver<Stop>, at_least: Stop) {
+    if stop.wait_for(|wanted| *wanted >= at_least).await.is_err() {
+        // Nobody can ask any more.
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn expired(timeout: Option<Duration>) -> Duration {
+    match timeout {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            limit
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Signals the group of a leader that has not been waited for yet: its id cannot be anybody else's.
+fn signal_group(pid: u32, signal: Signal) {
+    if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// Sorts the child's standard output into events and log; returns the failure that it stated.
+async fn listen(
+    stdout: ChildStdout,
+    speaks: bool,
+    mut log: File,
+    events: UnboundedSender<Event>,
+) -> Option<Failure> {
+    let mut reader = BufReader::with_capacity(64 * 1024, stdout);
+    let mut stated = None;
+    while let Ok(Some(line)) = lines::next(&mut reader).await {
+        match lines::event(&line).filter(|_| speaks) {
+            Some(Event::Failed {
+                class,
+                message,
+                help,
+            }) => stated = Some(Failure::new(class, message).help(help)),
+            Some(event) => {
+                let _ = events.send(event);
+            }
+            None => {
+                let _ = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
+            }
+        }
+    }
+    stated
+}
+
+/// What the listener heard. The group is gone, so the pipe ends; a process that left the group may hold it open.
+async fn heard(listener: tokio::task::JoinHandle<Option<Failure>>) -> Option<Failure> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let abort = listener.abort_handle();
+    match tokio::time::timeout(PATIENCE, listener).await {
+        Ok(heard) => heard.unwrap_or_default(),
+        Err(_) => {
+            abort.abort();
+            None
+        }
+    }
+}
+
+fn explain(
+    status: std::io::Result<ExitStatus>,
+    told: Told,
+    said: Option<Failure>,
+) -> Option<Failure> {
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            return Some(Failure::new(
+                FailureClass::Environment,
+                format!("the attempt could not be waited for: {error}"),
+            ));
+        }
+    };
+    match told {
+        Told::Timeout(limit) => {
+            let message = format!("ran past its time limit of {} s", limit.as_secs_f64());
+            return Some(
+                Failure::new(FailureClass::Timeout, message)
+                    .help("raise `run.timeout`; what it has saved is continued by the next attempt"),
+            );
+        }
+        // It may have finished just then; otherwise it left because it was asked to.
+        Told::Leave if !status.success() => return Some(Failure::interrupted()),
+        Told::Leave | Told::Nothing => {}
+    }
+    said.or_else(|| by_status(status))
+}
+
+fn by_status(status: ExitStatus) -> Option<Failure> {
+    if let Some(signal) = status.signal() {
+        return Some(by_signal(signal));
+    }
+    match status.code() {
+        Some(0) => None,
+        Some(101) => Some(Failure::new(FailureClass::Bug, "panicked (exit status 101)")),
+        Some(code) => Some(Failure::new(
+            FailureClass::Environment,
+            format!("exit status {code}"),
+        )),
+        None => Some(Failure::new(FailureClass::Bug, "ended without a status")),
+    }
+}
+
+fn by_signal(signal: i32) -> Failure {
+    match signal {
+        libc::SIGKILL => Failure::new(
+            FailureClass::Resources,
+            "killed (signal 9), probably out of memory",
+        )
+        .help("`dmesg` tells; give it less to hold at once, or a machine with more memory"),
+        libc::SIGTERM | libc::SIGINT | libc::SIGHUP => Failure::new(
+            FailureClass::Interrupted,
+            format!("ended by signal {signal} from outside"),
+        ),
+        _ => Failure::new(FailureClass::Bug, format!("crashed (signal {signal})")),
+    }
+}
+
+fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
+    let program = Path::new(program).display();
+    let failure = Failure::new(
+        FailureClass::Environment,
+        format!("cannot start `{program}`: {error}"),
+    );
+    match error.kind() {
+        std::io::ErrorKind::NotFound => failure.help("is it installed, and on the PATH?"),
+        std::io::ErrorKind::PermissionDenied => failure.help("is it executable?"),
+        _ => failure,
+    }
+}
+
+fn open_log(path: &Path) -> Result<File, Failure> {
+    path.parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| OpenOptions::new().create(true).append(true).open(path))
+        .map_err(|error| Failure::io(path, &error))
+}
+
+/// The last lines of a log, at most `lines` of them and 8 KiB.
+pub fn tail(path: &Path, lines: usize) -> String {
+    const WINDOW: u64 = 8 * 1024;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(WINDOW)))?;
+        let mut bytes = Vec::new();
+        file.take(WINDOW).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+async fn spawn(launch: Launch, log: &File) -> std::io::Result<Child> {
+    let log = log.try_clone()?;
+    on_lasting_thread(move || command(&launch, log)?.spawn()).await
+}
+
+fn command(launch: &Launch, log: File) -> std::io::Result<Command> {
+    let mut command = Command::new(&launch.argv[0]);
+    command
+        .args(&launch.argv[1..])
+        .current_dir(&launch.directory)
+        .env_clear()
+        .stdin(match launch.stdin {
+            Stdin::Null => Stdio::null(),
+            Stdin::Watch => Stdio::piped(),
+        })
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0);
+    for name in ALLOWED {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    for (name, value) in &launch.environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env(MARK, &launch.mark);
+    tie(&mut command, &launch.inherited);
+    Ok(command)
+}
+
+/// Ties the child to this process: it is told when the thread that spawned it dies, and it keeps the locks.
+#[allow(unsafe_code)]
+fn tie(command: &mut Command, inherited: &[OwnedFd]) {
+    let parent = rustix::process::getpid();
+    let inherited: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: between fork and exec the closure makes system calls alone (prctl, getppid, fcntl), allocates nothing
+    // and takes no lock. The descriptors outlive the spawn: `Launch` owns them until it has returned.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            if rustix::process::getppid() != Some(parent) {
+                // The parent died before the signal was set.
+                return Err(rustix::io::Errno::SRCH.into());
+            }
+            for descriptor in &inherited {
+                let descriptor = BorrowedFd::borrow_raw(*descriptor);
+                rustix::io::fcntl_setfd(descriptor.as_fd(), rustix::io::FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Runs `job` on a thread that never ends: Linux sends the parent-death signal when the *thread* that forked ends.
+async fn on_lasting_thread<T: Send + 'static>(
+    job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    type Job = Box<dyn FnOnce() + Send>;
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        std::thread::Builder::new()
+            .name("spawner".to_owned())
+            .spawn(move || jobs.into_iter().for_each(|job| job()))
+            .expect("a thread can be started");
+        sender
+    });
+    let runtime = tokio::runtime::Handle::current();
+    let (answer, answered) = oneshot::channel();
+    let job: Job = Box::new(move || {
+        let _entered = runtime.enter();
+        let _ = answer.send(job());
+    });
+    let gone = || std::io::Error::other("the spawning thread is gone");
+    spawner.send(job).map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! What can go: results that no goal, newest name or pin reaches, and litter of dead processes.
+//!
+//! First a list, then, if asked, its removal. Never while a build runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Store;
+use super::blobs::remove_tree;
+use crate::artifact::Content;
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+use crate::receipt::Receipt;
+use crate::runner::Process;
+
+/// A result that can go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Garbage {
+    pub task: String,
+    pub key: Digest,
+    /// Bytes that only garbage holds are freed by removing it; what kept results share stays.
+    pub bytes: u64,
+    pub age: Option<Duration>,
+    /// What it took to make: the cost of wanting it back.
+    pub elapsed: Duration,
+}
+
+/// Files that belong to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Litter {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// What stays and what can go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kept {
+    pub results: usize,
+    pub bytes: u64,
+    pub garbage: Vec<Garbage>,
+    pub litter: Vec<Litter>,
+}
+
+impl Kept {
+    /// Bytes that removal frees.
+    pub fn freed(&self) -> u64 {
+        let litter: u64 = self.litter.iter().map(|litter| litter.bytes).sum();
+        let results: u64 = self.garbage.iter().map(|garbage| garbage.bytes).sum();
+        litter + results
+    }
+}
+
+impl Store {
+    /// Lets a build say that it runs: results stay while the file is open. `None`: they are being removed right now.
+    pub fn enter(&self) -> Result<Option<File>, Error> {
+        let (file, path) = self.gate()?;
+        Ok(file.try_lock_shared().doing_lock(&path)?.then_some(file))
+    }
+
+    fn gate(&self) -> Result<(File, PathBuf), Error> {
+        let path = self.root().join("locks").join("builds");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .doing("open", &path)?;
+        Ok((file, path))
+    }
+
+    /// Keys that the user wants to keep: files in `pins/` named by key.
+    pub fn pins(&self) -> BTreeSet<Digest> {
+        let entries = fs::read_dir(self.root().join("pins")).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Keeps a key until it is unpinned.
+    pub fn pin(&self, key: &Digest) -> Result<(), Error> {
+        let path = self.root().join("pins").join(key.to_hex());
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, b""))
+            .doing("write", &path)
+    }
+
+    pub fn unpin(&self, key: &Digest) -> Result<(), Error> {
+        let path = self.root().join("pins").join(key.to_hex());
+        fs::remove_file(&path).doing("remove", &path)
+    }
+
+    /// What can go when `reached` (the keys that goals need now), newest results and pins stay. Writes nothing.
+    pub fn garbage(&self, reached: &BTreeSet<Digest>) -> Kept {
+        let mut roots = self.pins();
+        roots.extend(reached);
+        roots.extend(self.tasks().into_iter().map(|(_, last)| last.key));
+        let (mut kept, rest): (Vec<Receipt>, Vec<Receipt>) = self
+            .receipts()
+            .into_iter()
+            .partition(|receipt| roots.contains(&receipt.key));
+        let mut live = blobs_of(&kept);
+        // A part stays as long as a kept whole holds its content.
+        let (parts, rest): (Vec<Receipt>, Vec<Receipt>) =
+            rest.into_iter().partition(|receipt| is_part_of(receipt, &live));
+        kept.extend(parts);
+        live.extend(blobs_of(&kept));
+        let mut counted = live.clone();
+        let garbage = rest
+            .iter()
+            .map(|receipt| self.describe(receipt, &mut counted))
+            .collect();
+        Kept {
+            results: kept.len(),
+            bytes: live.values().sum(),
+            garbage,
+            litter: self.litter(&counted, &roots),
+        }
+    }
+
+    fn describe(&self, receipt: &Receipt, counted: &mut BTreeMap<Digest, u64>) -> Garbage {
+        let blobs = receipt.outputs.values().flat_map(Content::blobs);
+        let bytes = blobs
+            .filter(|blob| counted.insert(blob.digest, blob.size).is_none())
+            .map(|blob| blob.size)
+            .sum();
+        Garbage {
+            task: receipt.task.clone(),
+            key: receipt.key,
+            bytes,
+            age: self.receipt_age(&receipt.key),
+            elapsed: Duration::from_millis(receipt.elapsed_ms),
+        }
+    }
+
+    /// Blobs that no receipt names, and what dead processes left in `tmp/` and `partial/` of finished keys.
+    fn litter(&self, named: &BTreeMap<Digest, u64>, finished: &BTreeSet<Digest>) -> Vec<Litter> {
+        let blobs = entries(&self.root().join("blobs")).into_iter().flat_map(|fan| entries(&fan));
+        let blobs = blobs.filter(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
+        let temporary = entries(&self.root().join("tmp"))
+            .into_iter()
+            .filter(|path| !is_owned(path));
+        let partial = entries(&self.root().join("partial")).into_iter().filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.parse().ok()).is_none_or(|key| finished.contains(&key))
+        });
+        let mut litter: Vec<Litter> = blobs
+            .chain(temporary)
+            .chain(partial)
+            .map(|path| Litter {
+                bytes: size_of(&path),
+                path,
+            })
+            .collect();
+        litter.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        litter
+    }
+
+    /// Removes what [`Store::garbage`] lists now. `None`: a build is running, nothing was removed.
+    pub fn collect(&self, reached: &BTreeSet<Digest>) -> Result<Option<Kept>, Error> {
+        let (gate, path) = self.gate()?;
+        if !gate.try_lock().doing_lock(&path)? {
+            return Ok(None);
+        }
+        let kept = self.garbage(reached);
+        for garbage in &kept.garbage {
+            self.remove_receipt(&garbage.key)?;
+        }
+        let live = blobs_of(&self.receipts());
+        for litter in self.litter(&live, &BTreeSet::new()) {
+            remove_tree(&litter.path);
+        }
+        kept.litter.iter().for_each(|litter| remove_tree(&litter.path));
+        self.remove_free_locks();
+        Ok(Some(kept))
+    }
+
+    /// Removes what dead processes left in `tmp/`.
+    pub fn sweep(&self) {
+        entries(&self.root().join("tmp"))
+            .iter()
+            .filter(|path| !is_owned(path))
+            .for_each(|path| remove_tree(path));
+    }
+}
+
+trait DoingLock {
+    /// `false`: somebody else has it.
+    fn doing_lock(self, path: &Path) -> Result<bool, Error>;
+}
+
+impl DoingLock for Result<(), fs::TryLockError> {
+    fn doing_lock(self, path: &Path) -> Result<bool, Error> {
+        match self {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error).doing("lock", path),
+        }
+    }
+}
+
+fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
+    let outputs = receipts.iter().flat_map(|receipt| receipt.outputs.values());
+    let blobs = outputs.flat_map(Content::blobs);
+    blobs.map(|blob| (blob.digest, blob.size)).collect()
+}
+
+fn is_part_of(receipt: &Receipt, live: &BTreeMap<Digest, u64>) -> bool {
+    receipt.manifest.get("part").and_then(serde_json::Value::as_bool) == Some(true)
+        && blobs_of(std::slice::from_ref(receipt))
+            .keys()
+            .all(|digest| live.contains_key(digest))
+}
+
+/// A temporary name tells the process that made it.
+fn is_owned(path: &Path) -> bool {
+    let owner = || {
+        let name = path.file_name()?.to_str()?;
+        let mut fields = name.split('-');
+        let pid = fields.next()?.parse().ok()?;
+        let start = fields.next()?.parse().ok()?;
+        Some(Process { pid, start })
+    };
+    owner().is_some_and(|process| process.is_alive())
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn digest_of(path: &Path) -> Option<Digest> {
+    let tail = path.file_name()?.to_str()?;
+    let head = path.parent()?.file_name()?.to_str()?;
+    format!("{head}{tail}").parse().ok()
+}
+
+fn size_of(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => entries(path).iter().map(|path| size_of(path)).sum(),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt::SCHEMA;
+
+    fn result(store: &Store, task: &str, text: &str) -> Receipt {
+        let blob = store.keep_bytes(text.as_bytes()).unwrap();
+        let receipt = Receipt {
+            schema: SCHEMA,
+            key: Digest::of(task.as_bytes()),
+            manifest: serde_json::json!({}),
+            outputs: BTreeMap::from([("out".to_owned(), Content::File(blob))]),
+            facts: BTreeMap::new(),
+            task: task.to_owned(),
+            elapsed_ms: 5,
+            attempts: 1,
+            environment: BTreeMap::new(),
+            accepted: None,
+        };
+        store.write_receipt(&receipt).unwrap();
+        receipt
+    }
+
+    #[test]
+    fn lists_then_removes_what_nobody_reaches() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.create().unwrap();
+        let (reached, pinned) = (result(&store, "a", "one"), result(&store, "b", "two"));
+        let gone = result(&store, "c", "three");
+        let shared = result(&store, "d", "one");
+        store.pin(&pinned.key).unwrap();
+        fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
+        let reached = BTreeSet::from([reached.key]);
+        let kept = store.garbage(&reached);
+        let bytes: BTreeMap<&str, u64> =
+            kept.garbage.iter().map(|garbage| (garbage.task.as_str(), garbage.bytes)).collect();
+        assert_eq!(bytes, BTreeMap::from([("c", 5), ("d", 0)]));
+        assert_eq!((kept.results, kept.bytes, kept.litter.len()), (2, 6, 1));
+        assert!(store.receipt(&gone.key).unwrap().is_some(), "a list removes nothing");
+
+        let building = store.enter().unwrap();
+        assert!(building.is_some());
+        assert_eq!(store.collect(&reached).unwrap(), None, "a build is running");
+        drop(building);
+        let removed = store.collect(&reached).unwrap().map(|removed| removed.freed());
+        assert_eq!(removed, Some(kept.freed()));
+        assert!(store.receipt(&gone.key).unwrap().is_none());
+        let blob = shared.outputs["out"].blobs()[0];
+        assert!(store.blob_path(&blob.digest).exists(), "shared with a kept result");
+        assert_eq!(store.garbage(&reached).freed(), 0);
+    }
+}

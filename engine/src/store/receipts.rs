@@ -1,0 +1,246 @@
+//! Receipts on disk: one file per key, written last, closed by a checksum.
+//!
+//! A receipt that does not parse, or whose content is gone or damaged, is no receipt: a miss with a warning, never a
+//! stop and never a wrong hit.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::durable::ensure_directory;
+use super::memo::Memo;
+use super::{Store, fanned};
+use crate::artifact::Blob;
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+use crate::key::Manifest;
+use crate::plan::{Lookup, Receipts};
+use crate::receipt::{self, Receipt};
+
+/// A receipt file is `{"blake3":"<64 digits>","receipt":<text>}`, the digest being that of the text.
+const OPEN: &str = "{\"blake3\":\"";
+const MIDDLE: &str = "\",\"receipt\":";
+const CLOSE: &str = "}\n";
+
+/// A receipt file that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsound(pub String);
+
+impl Store {
+    fn receipt_path(&self, key: &Digest) -> PathBuf {
+        fanned(&self.root().join("receipts"), key, ".json")
+    }
+
+    /// The receipt of a key, whether or not its content is there.
+    pub fn receipt(&self, key: &Digest) -> Result<Option<Receipt>, Unsound> {
+        let path = self.receipt_path(key);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unsound(&path, &error.to_string())),
+        };
+        let receipt = parse(&bytes).map_err(|cause| unsound(&path, &cause))?;
+        match receipt.key == *key {
+            true => Ok(Some(receipt)),
+            false => Err(unsound(&path, "it is the receipt of another key")),
+        }
+    }
+
+    /// Writes a receipt. Its content must be kept already.
+    pub fn write_receipt(&self, receipt: &Receipt) -> Result<(), Error> {
+        let path = self.receipt_path(&receipt.key);
+        let text = serde_json::to_string(receipt)
+            .map_err(|error| Error::unusable(&path, error.to_string()))?;
+        let digest = Digest::of(text.as_bytes());
+        let bytes = format!("{OPEN}{digest}{MIDDLE}{text}{CLOSE}");
+        if let Some(parent) = path.parent() {
+            ensure_directory(self.durability, parent)?;
+        }
+        self.durability
+            .write(&self.temporary(), &path, bytes.as_bytes())
+    }
+
+    /// Every receipt that parses, in the order of keys.
+    pub fn receipts(&self) -> Vec<Receipt> {
+        let mut files: Vec<PathBuf> = list(&self.root().join("receipts"))
+            .iter()
+            .flat_map(|fan| list(fan))
+            .collect();
+        files.sort_unstable();
+        files
+            .iter()
+            .filter_map(|path| parse(&fs::read(path).ok()?).ok())
+            .collect()
+    }
+
+    /// When a receipt was written.
+    pub(super) fn receipt_age(&self, key: &Digest) -> Option<std::time::Duration> {
+        let written = fs::metadata(self.receipt_path(key)).ok()?.modified().ok()?;
+        written.elapsed().ok()
+    }
+
+    pub(super) fn remove_receipt(&self, key: &Digest) -> Result<(), Error> {
+        let path = self.receipt_path(key);
+        fs::remove_file(&path).doing("remove", &path)
+    }
+}
+
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn unsound(path: &Path, cause: &str) -> Unsound {
+    Unsound(format!("`{}`: {cause}", path.display()))
+}
+
+fn parse(bytes: &[u8]) -> Result<Receipt, String> {
+    let damaged = || "damaged".to_owned();
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
+    let rest = text.strip_prefix(OPEN).ok_or_else(damaged)?;
+    let (digest, rest) = rest.split_at_checked(64).ok_or_else(damaged)?;
+    let body = rest
+        .strip_prefix(MIDDLE)
+        .and_then(|rest| rest.strip_suffix(CLOSE))
+        .ok_or_else(damaged)?;
+    if Digest::of(body.as_bytes()).to_hex() != digest {
+        return Err(damaged());
+    }
+    let receipt: Receipt = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    match receipt.schema {
+        receipt::SCHEMA => Ok(receipt),
+        other => Err(format!("written in form {other}, not {}", receipt::SCHEMA)),
+    }
+}
+
+/// The receipts of a store as the planner sees them: with their content looked at.
+pub struct Found<'a> {
+    store: &'a Store,
+    blobs: &'a Memo,
+    warnings: Mutex<BTreeSet<String>>,
+}
+
+impl<'a> Found<'a> {
+    /// `blobs` says how blobs looked when they were last known to be sound.
+    pub fn new(store: &'a Store, blobs: &'a Memo) -> Self {
+        Self {
+            store,
+            blobs,
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// What was found to be damaged, each once.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        std::mem::take(&mut *warnings).into_iter().collect()
+    }
+
+    fn unusable(&self, detail: String) -> Lookup {
+        let mut warnings = self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        warnings.insert(detail.clone());
+        Lookup::Unusable(detail)
+    }
+
+    fn trouble(&self, blobs: &[Blob]) -> Option<String> {
+        blobs.iter().find_map(|blob| {
+            let trouble = self.store.check(blob, self.blobs).trouble()?;
+            let path = self.store.blob_path(&blob.digest);
+            Some(format!("`{}` is {trouble}", path.display()))
+        })
+    }
+}
+
+impl Receipts for Found<'_> {
+    fn get(&self, key: &Digest) -> Lookup {
+        let receipt = match self.store.receipt(key) {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => return Lookup::Missing,
+            Err(Unsound(detail)) => return self.unusable(detail),
+        };
+        let trouble = receipt
+            .outputs
+            .values()
+            .find_map(|content| self.trouble(&content.blobs()));
+        match trouble {
+            Some(detail) => self.unusable(detail),
+            None => Lookup::Found(Arc::new(receipt)),
+        }
+    }
+
+    fn last(&self, task: &str) -> Option<Manifest> {
+        self.store.last(task)?.manifest()
+    }
+}
+
+/// The manifest inside a receipt.
+pub(super) fn manifest(value: &Value) -> Option<Manifest> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Content;
+    use std::collections::BTreeMap;
+
+    fn world() -> (tempfile::TempDir, Store, Receipt) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.create().unwrap();
+        let blob = store.keep_bytes(b"content").unwrap();
+        let receipt = Receipt {
+            schema: receipt::SCHEMA,
+            key: Digest::of(b"key"),
+            manifest: serde_json::json!({"kind": "k", "lr": 1e-3}),
+            outputs: BTreeMap::from([("out".to_owned(), Content::File(blob))]),
+            facts: BTreeMap::new(),
+            task: "t".to_owned(),
+            elapsed_ms: 1,
+            attempts: 1,
+            environment: BTreeMap::new(),
+            accepted: None,
+        };
+        store.write_receipt(&receipt).unwrap();
+        (directory, store, receipt)
+    }
+
+    fn usable(store: &Store, key: &Digest) -> bool {
+        let memo = Memo::default();
+        matches!(Found::new(store, &memo).get(key), Lookup::Found(_))
+    }
+
+    #[test]
+    fn every_flipped_or_lost_byte_is_a_miss() {
+        let (_directory, store, receipt) = world();
+        let path = store.receipt_path(&receipt.key);
+        let sound = fs::read(&path).unwrap();
+        assert_eq!(store.receipt(&receipt.key), Ok(Some(receipt.clone())));
+        for at in 0..sound.len() {
+            let mut flipped = sound.clone();
+            flipped[at] ^= 0x01;
+            for bytes in [&flipped, &sound[..at].to_vec()] {
+                fs::write(&path, bytes).unwrap();
+                assert!(store.receipt(&receipt.key).is_err(), "at {at}");
+            }
+        }
+        fs::write(&path, sound).unwrap();
+        assert!(usable(&store, &receipt.key));
+    }
+
+    #[test]
+    fn a_receipt_without_its_content_is_a_miss_with_a_warning() {
+        let (_directory, store, receipt) = world();
+        let blob = receipt.outputs["out"].blobs()[0];
+        fs::remove_file(store.blob_path(&blob.digest)).unwrap();
+        let memo = Memo::default();
+        let found = Found::new(&store, &memo);
+        assert!(matches!(found.get(&receipt.key), Lookup::Unusable(_)));
+        assert_eq!(found.take_warnings().len(), 1);
+        assert!(matches!(found.get(&Digest::of(b"other")), Lookup::Missing));
+    }
+}

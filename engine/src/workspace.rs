@@ -1,0 +1,250 @@
+//! The folder that a Kananafile lies in: what its sources hold.
+//!
+//! Reads and never writes. Knows patterns and files; what they are for is the graph's.
+
+mod lay;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::artifact::{Blob, Content};
+use crate::digest::Digest;
+use crate::error::{Doing, Error};
+use crate::graph::{Graph, SourceId, TaskId};
+use crate::plan::Snapshot;
+use crate::store::{Laid, Memo, Seen, Stamp, hash_file, now_ns};
+
+/// Name of the file that marks a workspace.
+pub const KANANAFILE: &str = "Kananafile";
+
+/// A folder with a Kananafile.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    root: Arc<Path>,
+}
+
+/// What a scan found: the snapshot for the planner, and where its files lie for a build.
+#[derive(Debug, Default)]
+pub struct Scan {
+    pub snapshot: Snapshot,
+    /// Files of each source, laid out as its content is.
+    laid: BTreeMap<SourceId, Laid>,
+    /// How every file that was read looked when it was read.
+    stamps: HashMap<PathBuf, Stamp>,
+}
+
+impl Workspace {
+    /// The workspace at a folder, given by an absolute path. Touches nothing.
+    pub fn at(root: impl AsRef<Path>) -> Self {
+        Self {
+            root: Arc::from(root.as_ref()),
+        }
+    }
+
+    /// The nearest folder with a Kananafile, from `start` upwards.
+    pub fn discover(start: &Path) -> Result<Self, Error> {
+        let start = std::path::absolute(start).doing("find", start)?;
+        start
+            .ancestors()
+            .find(|folder| folder.join(KANANAFILE).is_file())
+            .map(Self::at)
+            .ok_or_else(|| {
+                Error::unusable(&start, "no Kananafile here, nor in a folder above")
+            })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The text of a file by its path from the root, or why it cannot be read.
+    pub fn read(&self, path: &str) -> Result<String, String> {
+        let bytes = fs::read(self.root.join(path))
+            .map_err(|error| lay::cause(Path::new(path), &error))?;
+        String::from_utf8(bytes).map_err(|error| {
+            format!("`{path}` is not UTF-8 (byte {})", error.utf8_error().valid_up_to())
+        })
+    }
+
+    /// Digests what `tasks` read from the workspace: sources, program files, environment. `memo` saves reading what
+    /// did not change, and learns what was read.
+    pub fn scan(&self, graph: &Graph, tasks: &[TaskId], memo: &mut Memo) -> Scan {
+        let mut scan = Scan::default();
+        let laid: BTreeMap<SourceId, Result<Laid, String>> = graph
+            .sources_of(tasks)
+            .into_par_iter()
+            .map(|id| (id, lay::lay(&self.root, graph.source(id))))
+            .collect();
+        let programs = programs(graph, tasks);
+        let mut files: BTreeSet<PathBuf> =
+            programs.iter().map(|name| self.root.join(name)).collect();
+        for laid in laid.values().flatten() {
+            files.extend(laid.files().into_iter().map(Path::to_owned));
+        }
+        let digested = self.digest(files, memo, &mut scan.stamps);
+        for (id, laid) in laid {
+            let content = laid.and_then(|laid| {
+                let content = laid::content(&laid, &digested)?;
+                scan.laid.insert(id, laid);
+                Ok(Arc::new(content))
+            });
+            scan.snapshot.sources.insert(id, content);
+        }
+        for name in programs {
+            let digest = digested[&self.root.join(&name)].clone();
+            scan.snapshot.files.insert(name, digest.map(|blob| blob.digest));
+        }
+        scan.snapshot.env = environment(graph, tasks);
+        scan
+    }
+
+    fn digest(
+        &self,
+        files: BTreeSet<PathBuf>,
+        memo: &mut Memo,
+        stamps: &mut HashMap<PathBuf, Stamp>,
+    ) -> BTreeMap<PathBuf, Result<Blob, String>> {
+        let known: &Memo = memo;
+        let read: Vec<(PathBuf, Result<Reading, String>)> = files
+            .into_par_iter()
+            .map(|path| {
+                let reading = read(&path, self.relative(&path), known);
+                (path, reading)
+            })
+            .collect();
+        let mut digested = BTreeMap::new();
+        for (path, reading) in read {
+            let blob = reading.map(|reading| {
+                if reading.is_new {
+                    let name = self.relative(&path).to_owned();
+                    memo.note(name, reading.stamp, reading.blob.digest, reading.seen_ns);
+                }
+                stamps.insert(path.clone(), reading.stamp);
+                reading.blob
+            });
+            digested.insert(path, blob);
+        }
+        digested
+    }
+
+    fn relative<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
+    }
+
+    /// Those of the files that no longer look as they did in the scan.
+    pub fn moved<'a>(&self, scan: &Scan, files: impl IntoIterator<Item = &'a Path>) -> Vec<PathBuf> {
+        files
+            .into_iter()
+            .filter(|path| {
+                let now = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+                now.as_ref() != scan.stamps.get(*path)
+            })
+            .map(|path| self.relative(path).to_owned())
+            .collect()
+    }
+}
+
+impl Scan {
+    /// Where the files of a source lie, if it could be read.
+    pub fn files(&self, source: SourceId) -> Option<&Laid> {
+        self.laid.get(&source)
+    }
+}
+
+/// A file and what it held.
+struct Reading {
+    blob: Blob,
+    stamp: Stamp,
+    seen_ns: i64,
+    /// Not from the memo.
+    is_new: bool,
+}
+
+fn read(path: &Path, name: &Path, memo: &Memo) -> Result<Reading, String> {
+    let failed = |error: std::io::Error| lay::cause(name, &error);
+    let seen_ns = now_ns();
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("`{}` is not a regular file", name.display()));
+    }
+    let stamp = Stamp::of(&metadata);
+    if let Seen::Same(digest) = memo.seen(name, &stamp) {
+        let blob = Blob {
+            digest,
+            size: stamp.size,
+        };
+        return Ok(Reading {
+            blob,
+            stamp,
+            seen_ns,
+            is_new: false,
+        });
+    }
+    let blob = hash_file(path).map_err(|error| error.to_string())?;
+    let after = fs::metadata(path).map_err(failed)?;
+    if Stamp::of(&after) != stamp {
+        return Err(format!("`{}` changed while it was read", name.display()));
+    }
+    Ok(Reading {
+        blob,
+        stamp,
+        seen_ns,
+        is_new: true,
+    })
+}
+
+/// Program files that some tasks declare, each once.
+fn programs(graph: &Graph, tasks: &[TaskId]) -> BTreeSet<String> {
+    tasks
+        .iter()
+        .filter_map(|id| graph.task(*id).executor.program())
+        .flat_map(|program| program.files.iter().cloned())
+        .collect()
+}
+
+fn environment(graph: &Graph, tasks: &[TaskId]) -> BTreeMap<String, String> {
+    tasks
+        .iter()
+        .filter_map(|id| graph.task(*id).executor.program())
+        .flat_map(|program| &program.env)
+        .filter_map(|name| {
+            let value = std::env::var_os(name)?;
+            Some((name.clone(), value.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+mod laid {
+    //! From laid-out files to content.
+
+    use super::{BTreeMap, Blob, Content, Laid, PathBuf};
+
+    /// The content of laid-out files, whose digests are known.
+    pub fn content(
+        laid: &Laid,
+        digested: &BTreeMap<PathBuf, Result<Blob, String>>,
+    ) -> Result<Content, String> {
+        Ok(match laid {
+            Laid::File(path) => Content::File(digested[path].clone()?),
+            Laid::Directory(files) => Content::Directory(
+                files
+                    .iter()
+                    .map(|(name, path)| Ok((name.clone(), digested[path].clone()?)))
+                    .collect::<Result<_, String>>()?,
+            ),
+            Laid::Shards(parts) => Content::Shards(
+                parts
+                    .iter()
+                    .map(|part| content(part, digested))
+                    .collect::<Result<_, String>>()?,
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
