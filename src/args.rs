@@ -92,8 +92,8 @@ pub enum Verb {
     Export(ExportArgs),
     /// Talk to a model
     Chat(ChatArgs),
-    /// Draw the report of a task as a page
-    Report(ReportArgs),
+    /// Draw the report of a goal or task as a page
+    Page(PageArgs),
     /// Read every blob again and compare it with its digest
     Verify(VerifyArgs),
     /// Free what no goal reaches
@@ -237,9 +237,9 @@ pub struct ChatArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub struct PageArgs {
     /// Task of kind `report`, or a goal that has one
-    pub task: String,
+    pub report: String,
     /// Where the page goes [default: beside the report, under cache/latest]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

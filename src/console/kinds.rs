@@ -21,7 +21,7 @@ pub struct Param {
 }
 
 /// One line a kind.
-pub fn list(kinds: &Kinds, columns: Option<usize>) -> String {
+pub fn list(kinds: &[&Kind], columns: Option<usize>) -> String {
     let rows: Vec<Vec<String>> = kinds
         .iter()
         .map(|kind| vec![styled(BOLD, &kind.name), kind.summary.clone()])
@@ -33,8 +33,8 @@ pub fn list(kinds: &Kinds, columns: Option<usize>) -> String {
 pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
     let mut out = format!("{}  {}\n", styled(BOLD, &kind.name), kind.summary);
     let _ = writeln!(out, "{}", styled(DIM, nature(kind)));
-    let inputs: Vec<Vec<String>> = kind.ports.inputs.iter().map(|port| input_row(port)).collect();
-    let outputs: Vec<Vec<String>> = kind.ports.outputs.iter().map(|port| output_row(port)).collect();
+    let inputs: Vec<Vec<String>> = kind.ports.inputs.iter().map(input_row).collect();
+    let outputs: Vec<Vec<String>> = kind.ports.outputs.iter().map(output_row).collect();
     let params: Vec<Vec<String>> = params(&kind.schema)
         .into_iter()
         .map(|param| {

@@ -2,12 +2,19 @@
 //!
 //! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
 
+pub mod cost;
 pub mod kinds;
 pub mod plan;
 pub mod problem;
+pub mod progress;
+pub mod schema;
+pub mod status;
+pub mod summary;
 
 
 pub mod text;
+pub mod toml;
+pub mod why;
 
 use std::io::{IsTerminal, Write};
 
