@@ -9,6 +9,10 @@ pub mod model;
 pub mod surgery;
 pub mod train;
 
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+pub(crate) mod testing;
+
 use kbuild_engine::kind::{Kind, Kinds};
 
 /// Every kind and format that this program offers. Adding a kind = one file and one line here.

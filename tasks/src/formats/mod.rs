@@ -1,5 +1,11 @@
 //! What travels between kinds, and to other tools.
 
+pub mod chat;
+pub mod documents;
+pub mod template;
+pub mod tokenizer;
+pub mod tokens;
+
 use kbuild_engine::artifact::Shape;
 use kbuild_engine::kind::Format;
 

@@ -1,1 +1,42 @@
 //! Llama: one architecture, one training core. The only place that names candle, gemm or cudarc.
+//!
+//! ```text
+//! Config ─▶ Layout (names → ranges of one flat arena) ─▶ Model (config + weights) ⇄ Hugging Face directory
+//!                                                             │
+//!                    Batch (packed sequences) ─▶ Core: forward ─▶ head + loss ─▶ backward ─▶ AdamW
+//!                                                             └▶ decode (KV cache)
+//! ```
+//!
+//! It knows nothing of documents, tokenizers, templates or tasks: tokens go in, numbers come out.
+
+pub mod accounting;
+pub mod batch;
+pub mod config;
+pub mod core;
+mod cpu;
+pub mod decode;
+mod error;
+pub mod layout;
+pub mod loss;
+pub mod optimizer;
+pub mod reference;
+pub mod rng;
+pub mod rope;
+pub mod sampler;
+pub mod schedule;
+pub mod weights;
+
+pub use batch::Batch;
+pub use config::{Config, Head, Llama3Scaling};
+pub use core::{Core, Device, Observer, Site};
+pub use decode::{Decoder, Finish, GenerateOptions, Generated, generate};
+pub use error::ModelError;
+pub use layout::Layout;
+pub use optimizer::{AdamW, AdamWOptions, Decay};
+pub use rng::Rng;
+pub use sampler::Sampling;
+pub use schedule::Schedule;
+pub use weights::Model;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! Generation: prompts in, tokens and their log-probabilities out.
+//!
+//! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
+//! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use super::config::{Config, Head};
+use super::cpu::decode::{DecodeWeights, SLOTS, Slots};
+use super::error::ModelError;
+use super::loss::log_sum_exp;
+use super::rng::Rng;
+use super::sampler::{Sampler, Sampling};
+use super::weights::Model;
+
+/// How to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    pub max_new_tokens: usize,
+    /// Responses per prompt, `K`.
+    pub samples: usize,
+    pub sampling: Sampling,
+    /// Tokens that end a response; the token itself is kept.
+    pub stop: Vec<u32>,
+    pub seed: u64,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 64,
+            samples: 1,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// Why a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// A stop token.
+    Stop,
+    /// `max_new_tokens`, or the end of the context.
+    Length,
+}
+
+/// One response.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// New tokens, with the stop token if there was one.
+    pub tokens: Vec<u32>,
+    /// `ln p` of each new token under the model itself (temperature 1, nothing cut). For training take those of
+    /// [`Core`](super::Core): the last bits differ.
+    pub log_probs: Vec<f32>,
+    pub finish: Finish,
+}
+
+/// A model made ready for generation.
+pub struct Decoder<'a> {
+    config: &'a Config,
+    weights: DecodeWeights<'a>,
+}
+
+/// Generates `samples` responses for every prompt: those of the first prompt, then those of the second, and so on.
+///
+/// # Errors
+/// A prompt that is empty, longer than the context, or holds a token outside the vocabulary; a reward model.
+pub fn generate(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    pool: &ThreadPool,
+) -> Result<Vec<Generated>, ModelError> {
+    Decoder::new(model)?.generate(prompts, options, pool)
+}
+
+impl<'a> Decoder<'a> {
+    pub fn new(model: &'a Model) -> Result<Self, ModelError> {
+        if model.config.head == Head::Score {
+            return Err(ModelError::invalid(
+                "a reward model cannot generate",
+                "give the model that it was made from",
+            ));
+        }
+        Ok(Self {
+            config: &model.config,
+            weights: DecodeWeights::new(&model.config, &model.layout, &model.weights),
+        })
+    }
+
+    /// See [`generate`].
+    pub fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        options: &GenerateOptions,
+        pool: &ThreadPool,
+    ) -> Result<Vec<Generated>, ModelError> {
+        let requests = self.requests(prompts, options)?;
+        let per_task = requests
+            .len()
+            .div_ceil(pool.current_num_threads())
+            .clamp(1, 4 * SLOTS);
+        Ok(pool.install(|| {
+            (requests.par_chunks(per_task))
+                .flat_map_iter(|requests| self.run(requests, options, &mut |_| true))
+                .collect()
+        }))
+    }
+
+    /// Generates one response and shows each token as it comes; `on_token` returns false to end it.
+    pub fn stream(
+        &self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Generated, ModelError> {
+        let prompts = [prompt.to_vec()];
+        let options = GenerateOptions {
+            samples: 1,
+            ..options.clone()
+        };
+        let requests = self.requests(&prompts, &options)?;
+        let mut all = self.run(&requests, &options, on_token);
+        Ok(all.remove(0))
+    }
+
+    fn requests<'p>(
+        &self,
+        prompts: &'p [Vec<u32>],
+        options: &GenerateOptions,
+    ) -> Result<Vec<Request<'p>>, ModelError> {
+        let mut requests = Vec::with_capacity(prompts.len() * options.samples);
+        for (at, prompt) in prompts.iter().enumerate() {
+            self.check(at, prompt)?;
+            let bytes: Vec<u8> = prompt
+                .iter()
+                .flat_map(|token| token.to_le_bytes())
+                .collect();
+            let rng = Rng::from_bytes(options.seed, &bytes);
+            let room = self.config.max_position_embeddings - prompt.len();
+            requests.extend((0..options.samples as u64).map(|sample| Request {
+                prompt,
+                rng,
+                sample,
+                limit: options.max_new_tokens.min(room),
+            }));
+        }
+        Ok(requests)
+    }
+
+    fn check(&self, at: usize, prompt: &[u32]) -> Result<(), ModelError> {
+        let context = self.config.max_position_embeddings;
+        let outside = |token: &&u32| **token as usize >= self.config.vocab_size;
+        if prompt.is_empty() {
+            return Err(ModelError::invalid(
+                format!("prompt {at} is empty"),
+                "begin a prompt with the `bos` token",
+            ));
+        }
+        if prompt.len() > context {
+            return Err(ModelError::invalid(
+                format!(
+                    "prompt {at} has {} tokens, the context is {context}",
+                    prompt.len()
+                ),
+                "shorten the prompt",
+            ));
+        }
+        match prompt.iter().find(outside) {
+            Some(token) => Err(ModelError::invalid(
+                format!(
+                    "prompt {at} holds token {token}, the vocabulary has {}",
+                    self.config.vocab_size
+                ),
+                "tokenize with the tokenizer of this model",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Works through requests with `SLOTS` of them at a time; a slot that is done takes the next.
+    fn run(
+        &self,
+        requests: &[Request],
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(u32) -> bool,
+    ) -> Vec<Generated> {
+        let mut results: Vec<Generated> = requests.iter().map(|_| Generated::new()).collect();
+        let longest = requests.iter().map(Request::capacity).max().unwrap_or(0);
+        let mut slots = Slots::new(self.config, longest);
+        let mut waiting = (0..requests.len()).filter(|at| requests[*at].limit > 0);
+        let mut active: [Option<Active>; SLOTS] =
+            std::array::from_fn(|_| waiting.next().map(Active::new));
+        let mut sampler = Sampler::default();
+        while active.iter().any(Option::is_some) {
+            let inputs = std::array::from_fn(|slot| {
+                (active[slot].as_ref()).map(|active| active.input(requests, &results))
+            });
+            slots.step(&self.weights, &inputs);
+            let speaks =
+                |active: &Active| active.position + 1 >= requests[active.request].prompt.len();
+            if !active.iter().flatten().any(speaks) {
+                active
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|active| active.position += 1);
+                continue;
+            }
+            let logits = slots.logits(&self.weights);
+            let rows = logits.chunks_exact(self.config.vocab_size);
+            for (place, logits) in active.iter_mut().zip(rows) {
+                let Some(active) = place else { continue };
+                active.position += 1;
+                let request = &requests[active.request];
+                if active.position < request.prompt.len() {
+                    continue;
+                }
+                let result = &mut results[active.request];
+                let token = result.extend(request, logits, options, &mut sampler);
+                let goes_on = on_token(token);
+                if result.is_done(request, token, options) || !goes_on {
+                    *place = waiting.next().map(Active::new);
+                }
+            }
+        }
+        results
+    }
+}
+
+/// One response to make.
+struct Request<'a> {
+    prompt: &'a [u32],
+    rng: Rng,
+    sample: u64,
+    /// New tokens at most.
+    limit: usize,
+}
+
+impl Request<'_> {
+    fn capacity(&self) -> usize {
+        self.prompt.len() + self.limit
+    }
+}
+
+/// A request in a slot.
+struct Active {
+    request: usize,
+    /// Tokens that the slot has taken in.
+    position: usize,
+}
+
+impl Active {
+    fn new(request: usize) -> Self {
+        Self {
+            request,
+            position: 0,
+        }
+    }
+
+    fn input(&self, requests: &[Request], results: &[Generated]) -> (u32, usize) {
+        let prompt = requests[self.request].prompt;
+        let token = match prompt.get(self.position) {
+            Some(token) => *token,
+            None => results[self.request].tokens[self.position - prompt.len()],
+        };
+        (token, self.position)
+    }
+}
+
+impl Generated {
+    fn new() -> Self {
+        Self {
+            tokens: Vec::new(),
+            log_probs: Vec::new(),
+            finish: Finish::Length,
+        }
+    }
+
+    fn extend(
+        &mut self,
+        request: &Request,
+        logits: &[f32],
+        options: &GenerateOptions,
+        sampler: &mut Sampler,
+    ) -> u32 {
+        let uniform = request
+            .rng
+            .uniform(request.sample, self.tokens.len() as u64);
+        let token = sampler.choose(logits, &options.sampling, uniform);
+        let log_prob = f64::from(logits[token as usize]) - log_sum_exp(logits);
+        self.tokens.push(token);
+        self.log_probs.push(log_prob as f32);
+        token
+    }
+
+    fn is_done(&mut self, request: &Request, token: u32, options: &GenerateOptions) -> bool {
+        if options.stop.contains(&token) {
+            self.finish = Finish::Stop;
+            return true;
+        }
+        self.tokens.len() >= request.limit
+    }
+}
