@@ -45,9 +45,13 @@ impl Error {
             return None;
         };
         match cause.kind() {
-            _ if is_full(cause) => Some("free some space (`kbuild gc` lists what can go), then run the same command"),
+            _ if is_full(cause) => {
+                Some("free some space (`kbuild gc` lists what can go), then run the same command")
+            }
             io::ErrorKind::PermissionDenied => Some("check who owns the path and its mode"),
-            io::ErrorKind::ReadOnlyFilesystem => Some("building writes to `cache/`; `kbuild plan` works without writing"),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("building writes to `cache/`; `kbuild plan` works without writing")
+            }
             _ => None,
         }
     }
@@ -81,9 +85,13 @@ mod tests {
 
     #[test]
     fn says_what_where_and_why() {
-        let missing = std::fs::read("/nonexistent/file").doing("read", Path::new("/nonexistent/file"));
+        let missing =
+            std::fs::read("/nonexistent/file").doing("read", Path::new("/nonexistent/file"));
         let text = missing.unwrap_err().to_string();
-        assert!(text.starts_with("cannot read `/nonexistent/file`: "), "{text}");
+        assert!(
+            text.starts_with("cannot read `/nonexistent/file`: "),
+            "{text}"
+        );
     }
 
     #[test]

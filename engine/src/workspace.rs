@@ -12,7 +12,6 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::artifact::{Blob, Content};
-use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::graph::{Graph, SourceId, TaskId};
 use crate::plan::Snapshot;
@@ -52,9 +51,7 @@ impl Workspace {
             .ancestors()
             .find(|folder| folder.join(KANANAFILE).is_file())
             .map(Self::at)
-            .ok_or_else(|| {
-                Error::unusable(&start, "no Kananafile here, nor in a folder above")
-            })
+            .ok_or_else(|| Error::unusable(&start, "no Kananafile here, nor in a folder above"))
     }
 
     pub fn root(&self) -> &Path {
@@ -63,10 +60,13 @@ impl Workspace {
 
     /// The text of a file by its path from the root, or why it cannot be read.
     pub fn read(&self, path: &str) -> Result<String, String> {
-        let bytes = fs::read(self.root.join(path))
-            .map_err(|error| lay::cause(Path::new(path), &error))?;
+        let bytes =
+            fs::read(self.root.join(path)).map_err(|error| lay::cause(Path::new(path), &error))?;
         String::from_utf8(bytes).map_err(|error| {
-            format!("`{path}` is not UTF-8 (byte {})", error.utf8_error().valid_up_to())
+            format!(
+                "`{path}` is not UTF-8 (byte {})",
+                error.utf8_error().valid_up_to()
+            )
         })
     }
 
@@ -96,7 +96,9 @@ impl Workspace {
         }
         for name in programs {
             let digest = digested[&self.root.join(&name)].clone();
-            scan.snapshot.files.insert(name, digest.map(|blob| blob.digest));
+            scan.snapshot
+                .files
+                .insert(name, digest.map(|blob| blob.digest));
         }
         scan.snapshot.env = environment(graph, tasks);
         scan
@@ -136,7 +138,11 @@ impl Workspace {
     }
 
     /// Those of the files that no longer look as they did in the scan.
-    pub fn moved<'a>(&self, scan: &Scan, files: impl IntoIterator<Item = &'a Path>) -> Vec<PathBuf> {
+    pub fn moved<'a>(
+        &self,
+        scan: &Scan,
+        files: impl IntoIterator<Item = &'a Path>,
+    ) -> Vec<PathBuf> {
         files
             .into_iter()
             .filter(|path| {

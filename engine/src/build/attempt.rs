@@ -12,19 +12,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::claim::{Claim, claim};
 use super::driver::Job;
+use super::machine;
 use super::mapped;
 use super::outputs::{self, broken};
 use super::stage::{Staged, arguments, stage};
-use super::machine;
 use crate::artifact::Content;
 use crate::error::Error;
 use crate::event::BuildEvent;
 use crate::graph::{Executor, Program, Task};
 use crate::key::Manifest;
 use crate::receipt::{self, Receipt};
-use crate::runner::{
-    Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run,
-};
+use crate::runner::{Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run};
 use crate::store::{Lock, remove_tree};
 
 /// Measured facts by output port.
@@ -86,10 +84,7 @@ async fn whole(job: &Arc<Job>, lock: Lock) -> Result<Receipt, Failure> {
 }
 
 /// Stages an attempt at the whole, or at parts.
-pub async fn prepare(
-    job: &Arc<Job>,
-    parts: Vec<crate::plan::Part>,
-) -> Result<Staged, Failure> {
+pub async fn prepare(job: &Arc<Job>, parts: Vec<crate::plan::Part>) -> Result<Staged, Failure> {
     let job = Arc::clone(job);
     blocking(move || {
         unmoved(&job, all_watched(&job).iter().map(PathBuf::as_path))?;
@@ -115,9 +110,17 @@ pub async fn attempt(
     lock: &Lock,
     listener: impl AsyncFnOnce(UnboundedReceiver<Event>),
 ) -> Result<Ended, Failure> {
-    let mark = staged.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mark = staged
+        .directory
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let inherited = lock.as_fd().try_clone_to_owned().map_err(|error| {
-        Failure::new(FailureClass::Environment, format!("cannot hand down a lock: {error}"))
+        Failure::new(
+            FailureClass::Environment,
+            format!("cannot hand down a lock: {error}"),
+        )
     })?;
     let launch = launch(job, staged, &mark, inherited);
     job.shared.events.send(BuildEvent::Running {
@@ -149,7 +152,10 @@ fn launch(job: &Job, staged: &Staged, mark: &str, lock: OwnedFd) -> Launch {
     let gpus: Vec<String> = job.grant.gpus.iter().map(u32::to_string).collect();
     let mut environment: BTreeMap<String, Option<OsString>> = declared(job, task);
     environment.insert("TMPDIR".to_owned(), Some(staged.scratch().into()));
-    environment.insert("CUDA_VISIBLE_DEVICES".to_owned(), Some(gpus.join(",").into()));
+    environment.insert(
+        "CUDA_VISIBLE_DEVICES".to_owned(),
+        Some(gpus.join(",").into()),
+    );
     environment.insert(MARK.to_owned(), Some(mark.into()));
     Launch {
         argv: argv(job, task, staged),
@@ -170,7 +176,10 @@ fn launch(job: &Job, staged: &Staged, mark: &str, lock: OwnedFd) -> Launch {
 
 /// Declared variables as the key has them: what is not set is not passed on.
 fn declared(job: &Job, task: &Task) -> BTreeMap<String, Option<OsString>> {
-    let names = task.executor.program().map_or(&[][..], |program| &program.env);
+    let names = task
+        .executor
+        .program()
+        .map_or(&[][..], |program| &program.env);
     let values = &job.shared.scan.snapshot.env;
     names
         .iter()
@@ -182,7 +191,11 @@ fn argv(job: &Job, task: &Task, staged: &Staged) -> Vec<OsString> {
     let request = staged.request_path().into_os_string();
     match &task.executor {
         Executor::BuiltIn => {
-            vec![job.shared.options.program.clone().into(), "__task".into(), request]
+            vec![
+                job.shared.options.program.clone().into(),
+                "__task".into(),
+                request,
+            ]
         }
         Executor::Command(Program { argv, .. }) => arguments(argv, &staged.request),
         Executor::Plugin(Program { argv, .. }) => {
@@ -237,14 +250,23 @@ fn conclude(
     let mut laid = BTreeMap::new();
     for port in &job.task().outputs {
         let path = &staged.request.outputs[&port.name];
-        laid.insert(port.name.clone(), outputs::survey(&out, &port.name, path, port.shape)?);
+        laid.insert(
+            port.name.clone(),
+            outputs::survey(&out, &port.name, path, port.shape)?,
+        );
     }
     unmoved(job, staged.watched.iter().map(PathBuf::as_path))?;
     let outputs = laid
         .iter()
         .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    Ok(new_receipt(job, &job.work.manifest, outputs, measured, elapsed))
+    Ok(new_receipt(
+        job,
+        &job.work.manifest,
+        outputs,
+        measured,
+        elapsed,
+    ))
 }
 
 /// Measured facts must not contradict what was predicted.

@@ -46,12 +46,15 @@ pub async fn claim(job: &Job) -> Result<Claim, Failure> {
     }
 }
 
-/// The receipt of a key, if it can be used now.
+/// The receipt of a key, if it can be used now for every output.
 pub fn look(job: &Job, key: &Digest) -> Option<Arc<Receipt>> {
-    match Found::new(&job.shared.store, &job.shared.blobs).get(key) {
-        Lookup::Found(receipt) => Some(receipt),
-        Lookup::Missing | Lookup::Unusable(_) => None,
-    }
+    let Lookup::Found(receipt) = Found::new(&job.shared.store, &job.shared.blobs).get(key) else {
+        return None;
+    };
+    let mut ports = job.task().outputs.iter();
+    ports
+        .all(|port| receipt.outputs.contains_key(&port.name))
+        .then_some(receipt)
 }
 
 /// Waits for the locks of parts, in the order that keeps builds from waiting for each other.

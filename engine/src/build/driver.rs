@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::{Options, Outcome, Prepared};
 use crate::error::Error;
 use crate::event::{BuildEvent, Events, PartCount, Produced, Totals};
-use crate::graph::{From, Graph, Task, TaskId};
+use crate::graph::{Graph, Origin, Task, TaskId};
 use crate::plan::{Blocker, Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
@@ -106,7 +106,7 @@ pub async fn drive(
                     commands.extend(driver.scheduler.on(Event::Cancel));
                 }
                 if now == Stop::Kill {
-                    driver.stops.values().for_each(|stop| drop(stop.send_replace(now)));
+                    driver.kill_all();
                 }
                 wanted = now;
             }
@@ -169,10 +169,10 @@ impl Driver {
             journal,
         };
         let mut driver = Self {
+            known: Known::new(&shared.scan.snapshot),
             shared: Arc::new(shared),
             scheduler,
             planned: prepared.plan.tasks.into_iter().collect(),
-            known: Known::default(),
             receipts: BTreeMap::new(),
             works: BTreeMap::new(),
             stops: BTreeMap::new(),
@@ -220,7 +220,10 @@ impl Driver {
         task.protect
             && !self.shared.options.allowed.contains(&task.name)
             && (store.last(&task.name).is_some()
-                || store.receipts().iter().any(|receipt| receipt.task == task.name))
+                || store
+                    .receipts()
+                    .iter()
+                    .any(|receipt| receipt.task == task.name))
     }
 
     fn obey(&mut self, command: Command) -> Vec<Command> {
@@ -273,12 +276,16 @@ impl Driver {
             }
             Status::Blocked(blockers) => {
                 let problems = blockers.iter().map(in_words).collect();
-                self.shared.events.send(BuildEvent::Blocked { task, problems });
+                self.shared
+                    .events
+                    .send(BuildEvent::Blocked { task, problems });
                 Resolution::Blocked
             }
             Status::Unknown(_) => {
                 let problems = vec!["its inputs are not known (a defect of kbuild)".to_owned()];
-                self.shared.events.send(BuildEvent::Blocked { task, problems });
+                self.shared
+                    .events
+                    .send(BuildEvent::Blocked { task, problems });
                 Resolution::Blocked
             }
         }
@@ -287,8 +294,17 @@ impl Driver {
     fn decide(&self, id: TaskId) -> Status {
         let shared = &self.shared;
         let found = Found::new(&shared.store, &shared.blobs);
-        let status = decide(&shared.graph, id, &shared.scan.snapshot, &self.known, &found);
-        found.take_warnings().iter().for_each(|text| shared.events.warn(text));
+        let status = decide(
+            &shared.graph,
+            id,
+            &shared.scan.snapshot,
+            &self.known,
+            &found,
+        );
+        found
+            .take_warnings()
+            .iter()
+            .for_each(|text| shared.events.warn(text));
         status
     }
 
@@ -318,14 +334,20 @@ impl Driver {
         });
     }
 
+    fn kill_all(&self) {
+        for stop in self.stops.values() {
+            stop.send_replace(Stop::Kill);
+        }
+    }
+
     fn inputs(&self, id: TaskId) -> BTreeMap<TaskId, Arc<Receipt>> {
         self.shared
             .graph
             .task(id)
             .bindings()
             .filter_map(|binding| match binding.from {
-                From::Task { task, .. } => Some((task, Arc::clone(self.receipts.get(&task)?))),
-                From::Source(_) => None,
+                Origin::Task { task, .. } => Some((task, Arc::clone(self.receipts.get(&task)?))),
+                Origin::Source(_) => None,
             })
             .collect()
     }
@@ -344,7 +366,8 @@ impl Driver {
         if executed {
             let elapsed = Duration::from_millis(receipt.elapsed_ms);
             let bytes = receipt.outputs.values().map(|content| content.size()).sum();
-            self.history.record(&task, &receipt.key.to_hex(), elapsed, bytes);
+            self.history
+                .record(&task, &receipt.key.to_hex(), elapsed, bytes);
             self.shared.events.send(finished(task, &receipt));
         } else {
             self.elsewhere.insert(id);
@@ -391,17 +414,24 @@ impl Driver {
                 })
             })
             .collect();
-        let published = self.shared.store.publish(&task.name, &receipt, &exports, &mut self.latest);
+        let published = self
+            .shared
+            .store
+            .publish(&task.name, &receipt, &exports, &mut self.latest);
         if let Err(error) = published {
             self.shared.events.warn(error.to_string());
         }
-        self.known.insert(id, Arc::clone(&receipt));
+        self.known
+            .insert(&self.shared.graph, id, Arc::clone(&receipt));
         self.receipts.insert(id, receipt);
     }
 
     fn close(mut self, elapsed: Duration) -> Outcome {
-        let states: BTreeMap<TaskId, State> =
-            self.scheduler.states().map(|(id, state)| (id, state.clone())).collect();
+        let states: BTreeMap<TaskId, State> = self
+            .scheduler
+            .states()
+            .map(|(id, state)| (id, state.clone()))
+            .collect();
         for (id, state) in &states {
             if let State::Skipped(because) = state {
                 self.shared.events.send(BuildEvent::Skipped {
@@ -423,7 +453,10 @@ impl Driver {
 
     fn save_memos(&mut self) {
         let mut blobs = self.shared.blobs.clone();
-        let outputs = self.receipts.values().flat_map(|receipt| receipt.outputs.values());
+        let outputs = self
+            .receipts
+            .values()
+            .flat_map(|receipt| receipt.outputs.values());
         let contents: Vec<_> = outputs.flat_map(|content| content.blobs()).collect();
         self.shared.store.note_blobs(&mut blobs, contents);
         for (name, memo) in [("blobs", &blobs), ("latest", &self.latest)] {
@@ -434,7 +467,8 @@ impl Driver {
     }
 
     fn totals(&self, states: &BTreeMap<TaskId, State>, elapsed: Duration) -> Totals {
-        let count = |wanted: fn(&State) -> bool| states.values().filter(|state| wanted(state)).count();
+        let count =
+            |wanted: fn(&State) -> bool| states.values().filter(|state| wanted(state)).count();
         Totals {
             hits: count(|state| *state == State::Hit) + self.elsewhere.len(),
             built: count(|state| *state == State::Built) - self.elsewhere.len(),
@@ -468,7 +502,10 @@ fn durations(graph: &Graph, tasks: &[TaskId], history: &History) -> BTreeMap<Tas
 
 fn started(build: &str, plan: &Plan) -> BuildEvent {
     let count = |wanted: fn(&Status) -> bool| {
-        plan.tasks.iter().filter(|(_, status)| wanted(status)).count()
+        plan.tasks
+            .iter()
+            .filter(|(_, status)| wanted(status))
+            .count()
     };
     BuildEvent::Started {
         build: build.to_owned(),
@@ -512,9 +549,14 @@ fn in_words(blocker: &Blocker) -> String {
     match blocker {
         Blocker::Source { detail, .. } | Blocker::ProgramFile { detail, .. } => detail.clone(),
         Blocker::Misaligned { ports } => {
-            let counts: Vec<String> =
-                ports.iter().map(|(port, parts)| format!("`{port}` has {parts}")).collect();
-            format!("ports that go together have different numbers of parts: {}", counts.join(", "))
+            let counts: Vec<String> = ports
+                .iter()
+                .map(|(port, parts)| format!("`{port}` has {parts}"))
+                .collect();
+            format!(
+                "ports that go together have different numbers of parts: {}",
+                counts.join(", ")
+            )
         }
     }
 }

@@ -22,7 +22,9 @@ pub struct Journal {
 
 impl Journal {
     pub fn open(store: &Store) -> Result<Self, Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let build = format!(
             "{}.{:03}-{}",
             utc(now.as_secs()),

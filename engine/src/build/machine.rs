@@ -54,7 +54,12 @@ pub fn instruction_set() -> String {
             ("fma", std::arch::is_x86_feature_detected!("fma")),
             ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ];
-        words.extend(features.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
+        words.extend(
+            features
+                .iter()
+                .filter(|(_, has)| *has)
+                .map(|(name, _)| *name),
+        );
     }
     words.join("+")
 }

@@ -98,14 +98,20 @@ async fn make(
         job: Arc::clone(job),
         staged: Arc::clone(&staged),
         locks,
-        missing: missing.iter().map(|part| (part.index, part.clone())).collect(),
+        missing: missing
+            .iter()
+            .map(|part| (part.index, part.clone()))
+            .collect(),
         wanted: missing.len(),
         done,
         measured: Measured::new(),
         since: Instant::now(),
         failure: None,
     };
-    let ended = attempt(job, &staged, lock, async |events| maker.listen(events).await).await;
+    let ended = attempt(job, &staged, lock, async |events| {
+        maker.listen(events).await
+    })
+    .await;
     if let Some(failure) = maker.failure {
         return Err(failure);
     }
@@ -150,15 +156,15 @@ impl Maker {
     }
 
     async fn take(&mut self, index: usize) -> Result<(), Failure> {
-        let part = self
-            .missing
-            .remove(&index)
-            .ok_or_else(|| broken(format!("stated part {index}, which it was not asked for, or twice")))?;
+        let part = self.missing.remove(&index).ok_or_else(|| {
+            broken(format!(
+                "stated part {index}, which it was not asked for, or twice"
+            ))
+        })?;
         let elapsed = std::mem::replace(&mut self.since, Instant::now()).elapsed();
         let (job, staged) = (Arc::clone(&self.job), Arc::clone(&self.staged));
         let (measured, key) = (self.measured.clone(), part.key);
-        let receipt =
-            blocking(move || keep(&job, &staged, &part, measured, elapsed)).await?;
+        let receipt = blocking(move || keep(&job, &staged, &part, measured, elapsed)).await?;
         self.locks.release(&key);
         self.done.insert(key, Arc::new(receipt));
         self.job.shared.events.send(BuildEvent::Part {
@@ -179,13 +185,24 @@ fn keep(
     measured: Measured,
     elapsed: Duration,
 ) -> Result<Receipt, Failure> {
-    let request = staged.request.parts.iter().find(|request| request.index == part.index);
-    let places = request.map(|request| &request.outputs).into_iter().flatten();
+    let request = staged
+        .request
+        .parts
+        .iter()
+        .find(|request| request.index == part.index);
+    let places = request
+        .map(|request| &request.outputs)
+        .into_iter()
+        .flatten();
     let out = staged.out();
     let laid = places
         .map(|(port, path)| Ok((port.clone(), outputs::part(&out, port, path)?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let own = staged.watched_by_part.get(&part.index).into_iter().flatten();
+    let own = staged
+        .watched_by_part
+        .get(&part.index)
+        .into_iter()
+        .flatten();
     unmoved(job, own.chain(&staged.watched).map(PathBuf::as_path))?;
     let outputs = laid
         .iter()
@@ -197,12 +214,7 @@ fn keep(
 }
 
 /// The whole, from parts that are all there.
-fn assemble(
-    job: &Job,
-    parts: &Parts,
-    done: &Done,
-    elapsed: Duration,
-) -> Result<Receipt, Failure> {
+fn assemble(job: &Job, parts: &Parts, done: &Done, elapsed: Duration) -> Result<Receipt, Failure> {
     let receipts = parts
         .all
         .iter()
@@ -216,16 +228,24 @@ fn assemble(
         let contents = receipts
             .iter()
             .map(|receipt| {
-                receipt.outputs.get(&port.name).cloned().ok_or_else(|| {
-                    broken(format!("a part has no output `{}`", port.name))
-                })
+                receipt
+                    .outputs
+                    .get(&port.name)
+                    .cloned()
+                    .ok_or_else(|| broken(format!("a part has no output `{}`", port.name)))
             })
             .collect::<Result<Vec<_>, _>>()?;
         outputs.insert(port.name.clone(), Content::Shards(contents));
     }
     let facts = common_facts(job.task(), &receipts);
     agrees(job.task(), &facts)?;
-    Ok(new_receipt(job, &job.work.manifest, outputs, facts, elapsed))
+    Ok(new_receipt(
+        job,
+        &job.work.manifest,
+        outputs,
+        facts,
+        elapsed,
+    ))
 }
 
 /// Facts of the whole: what every part says alike. A number may be a count, which is not the whole's even where all

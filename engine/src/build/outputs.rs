@@ -77,12 +77,15 @@ fn walk(
     files: &mut BTreeMap<String, PathBuf>,
 ) -> Result<(), Failure> {
     for path in entries(directory)? {
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-            broken(format!(
-                "output `{port}`: the name `{}` is not UTF-8",
-                path.display()
-            ))
-        })?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| {
+                broken(format!(
+                    "output `{port}`: the name `{}` is not UTF-8",
+                    path.display()
+                ))
+            })?;
         let name = match prefix {
             "" => name.to_owned(),
             _ => format!("{prefix}/{name}"),

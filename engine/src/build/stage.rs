@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::driver::Job;
 use super::machine;
 use crate::artifact::{Content, Shape};
-use crate::graph::{Binding, From, InputPort, OutputPort};
+use crate::graph::{Binding, InputPort, Origin, OutputPort};
 use crate::plan;
 use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
 use crate::store::{Laid, Store, remove_tree};
@@ -158,9 +158,11 @@ fn bind<'a>(job: &'a Job, binding: &'a Binding) -> Result<Bound<'a>, Failure> {
     let gone = || Failure::input(format!("input `{}` is not there", binding.label));
     let shared = &job.shared;
     match binding.from {
-        From::Source(id) => {
+        Origin::Source(id) => {
             let content = shared.scan.snapshot.sources.get(&id);
-            let content = content.and_then(|found| found.as_ref().ok()).ok_or_else(gone)?;
+            let content = content
+                .and_then(|found| found.as_ref().ok())
+                .ok_or_else(gone)?;
             Ok(Bound {
                 label: &binding.label,
                 content: Arc::clone(content),
@@ -170,7 +172,7 @@ fn bind<'a>(job: &'a Job, binding: &'a Binding) -> Result<Bound<'a>, Failure> {
                 is_source: true,
             })
         }
-        From::Task { task, port } => {
+        Origin::Task { task, port } => {
             let port = &shared.graph.task(task).outputs[port as usize];
             let receipt = job.inputs.get(&task).ok_or_else(gone)?;
             let content = receipt.outputs.get(&port.name).ok_or_else(gone)?;
@@ -222,7 +224,9 @@ fn stage_wholes(
             one => link(one, directory, index, bound.extension)?,
         };
         if bound.is_source {
-            staged.watched.extend(bound.laid.files().into_iter().map(Path::to_owned));
+            staged
+                .watched
+                .extend(bound.laid.files().into_iter().map(Path::to_owned));
         }
         inputs.push(input(bound, path, parts));
     }
@@ -242,7 +246,11 @@ fn stage_parts(
         let shards = bound.laid.parts();
         let mut parts = Vec::new();
         for request in &mut staged.request.parts {
-            let Some(shard) = request.index.checked_sub(first).and_then(|at| shards.get(at)) else {
+            let Some(shard) = request
+                .index
+                .checked_sub(first)
+                .and_then(|at| shards.get(at))
+            else {
                 continue;
             };
             let path = link(shard, directory, request.index, bound.extension)?;
@@ -302,7 +310,11 @@ fn link(
 
 /// `jsonl.zst` of `a.b.jsonl.zst`: the last suffix, and the one before a compression's.
 fn own_extension(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut suffixes: Vec<&str> = name.split('.').skip(1).collect();
     let is_packed = matches!(suffixes.last(), Some(&("gz" | "zst" | "bz2" | "xz")));
     let wanted = if is_packed { 2 } else { 1 };
@@ -319,7 +331,11 @@ fn dotted(stem: &str, extension: &str) -> String {
 
 fn stage_output(port: &OutputPort, out: &Path, request: &mut Request) -> Result<(), Failure> {
     let is_file = port.shape == Shape::File;
-    let name = if is_file { dotted(&port.name, &port.extension) } else { port.name.clone() };
+    let name = if is_file {
+        dotted(&port.name, &port.extension)
+    } else {
+        port.name.clone()
+    };
     let path = out.join(name);
     if !is_file {
         fs::create_dir_all(&path).at(&path)?;
@@ -355,7 +371,12 @@ fn inputs_alone(argument: &str, request: &Request) -> Option<Vec<OsString>> {
         return None;
     }
     let inputs = request.inputs.get(port).map_or(&[][..], Vec::as_slice);
-    Some(inputs.iter().map(|input| input.path.clone().into_os_string()).collect())
+    Some(
+        inputs
+            .iter()
+            .map(|input| input.path.clone().into_os_string())
+            .collect(),
+    )
 }
 
 fn filled(argument: &str, request: &Request) -> OsString {
@@ -390,7 +411,10 @@ fn meaning(placeholder: &str, request: &Request) -> Option<OsString> {
         return Some(request.outputs.get(port)?.clone().into_os_string());
     }
     let inputs = request.inputs.get(inside.strip_prefix("inputs.")?)?;
-    let paths: Vec<OsString> = inputs.iter().map(|input| input.path.clone().into()).collect();
+    let paths: Vec<OsString> = inputs
+        .iter()
+        .map(|input| input.path.clone().into())
+        .collect();
     Some(paths.join(std::ffi::OsStr::new(" ")))
 }
 
@@ -425,9 +449,22 @@ mod tests {
         let inputs = vec![input("/i/{partial}"), input("/i/2")];
         request.inputs.insert("a".to_owned(), inputs);
         request.outputs.insert("o".to_owned(), "/o".into());
-        let argv = ["{inputs.a}", "x={inputs.a}", "{outputs.o}/{partial}", "{ {k} }", "${"];
+        let argv = [
+            "{inputs.a}",
+            "x={inputs.a}",
+            "{outputs.o}/{partial}",
+            "{ {k} }",
+            "${",
+        ];
         let filled = arguments(&argv.map(str::to_owned), &request);
-        let expected = ["/i/{partial}", "/i/2", "x=/i/{partial} /i/2", "/o//p", "{ {k} }", "${"];
+        let expected = [
+            "/i/{partial}",
+            "/i/2",
+            "x=/i/{partial} /i/2",
+            "/o//p",
+            "{ {k} }",
+            "${",
+        ];
         assert_eq!(filled, expected.map(OsString::from));
     }
 }

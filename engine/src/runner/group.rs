@@ -186,7 +186,10 @@ mod tests {
         for (leader, mark) in [(ours.id(), "other"), (other.id(), "ours")] {
             end_group(leader, mark);
         }
-        assert!(ours.try_wait().unwrap().is_none(), "another mark is another attempt");
+        assert!(
+            ours.try_wait().unwrap().is_none(),
+            "another mark is another attempt"
+        );
         assert!(other.try_wait().unwrap().is_none());
         end_group(ours.id(), "ours");
         assert!(!ours.wait().unwrap().success());

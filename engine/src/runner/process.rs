@@ -232,8 +232,9 @@ fn explain(
         Told::Timeout(limit) => {
             let message = format!("ran past its time limit of {} s", limit.as_secs_f64());
             return Some(
-                Failure::new(FailureClass::Timeout, message)
-                    .help("raise `run.timeout`; what it has saved is continued by the next attempt"),
+                Failure::new(FailureClass::Timeout, message).help(
+                    "raise `run.timeout`; what it has saved is continued by the next attempt",
+                ),
             );
         }
         // It may have finished just then; otherwise it left because it was asked to.
@@ -249,7 +250,10 @@ fn by_status(status: ExitStatus) -> Option<Failure> {
     }
     match status.code() {
         Some(0) => None,
-        Some(101) => Some(Failure::new(FailureClass::Bug, "panicked (exit status 101)")),
+        Some(101) => Some(Failure::new(
+            FailureClass::Bug,
+            "panicked (exit status 101)",
+        )),
         Some(code) => Some(Failure::new(
             FailureClass::Environment,
             format!("exit status {code}"),

@@ -47,9 +47,9 @@ impl Laid {
         let mut next = || blobs.next().expect("one blob for each file");
         match self {
             Self::File(_) => Content::File(next()),
-            Self::Directory(files) => Content::Directory(
-                files.keys().map(|name| (name.clone(), next())).collect(),
-            ),
+            Self::Directory(files) => {
+                Content::Directory(files.keys().map(|name| (name.clone(), next())).collect())
+            }
             Self::Shards(parts) => {
                 Content::Shards(parts.iter().map(|part| part.content(blobs)).collect())
             }
@@ -162,7 +162,9 @@ impl Store {
     pub fn check(&self, blob: &Blob, memo: &Memo) -> BlobState {
         let path = self.blob_path(&blob.digest);
         let metadata = match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BlobState::Missing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return BlobState::Missing;
+            }
             Err(error) => return BlobState::Unreadable(error.to_string()),
             Ok(metadata) if !metadata.is_file() => return BlobState::Damaged,
             Ok(metadata) => metadata,
@@ -241,7 +243,11 @@ impl Store {
         mode: Materialise,
     ) -> Result<(), Error> {
         for (name, blob) in files_of(content, extension) {
-            let path = if name.is_empty() { to.to_owned() } else { to.join(name) };
+            let path = if name.is_empty() {
+                to.to_owned()
+            } else {
+                to.join(name)
+            };
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).doing("create", parent)?;
             }
@@ -263,16 +269,21 @@ impl Store {
 pub fn files_of(content: &Content, extension: &str) -> Vec<(String, Blob)> {
     match content {
         Content::File(blob) => vec![(String::new(), *blob)],
-        Content::Directory(files) => files.iter().map(|(name, blob)| (name.clone(), *blob)).collect(),
+        Content::Directory(files) => files
+            .iter()
+            .map(|(name, blob)| (name.clone(), *blob))
+            .collect(),
         Content::Shards(parts) => parts
             .iter()
             .enumerate()
             .flat_map(|(index, part)| {
                 let stem = part_name(index, part, extension);
-                files_of(part, "").into_iter().map(move |(name, blob)| match name.as_str() {
-                    "" => (stem.clone(), blob),
-                    _ => (format!("{stem}/{name}"), blob),
-                })
+                files_of(part, "")
+                    .into_iter()
+                    .map(move |(name, blob)| match name.as_str() {
+                        "" => (stem.clone(), blob),
+                        _ => (format!("{stem}/{name}"), blob),
+                    })
             })
             .collect(),
     }
@@ -352,10 +363,16 @@ mod tests {
         let target = directory.path().join("out");
         fs::create_dir(&target).unwrap();
         fs::write(target.join("stale"), "").unwrap();
-        store.materialise(&content, "txt", &target, Materialise::Writable).unwrap();
+        store
+            .materialise(&content, "txt", &target, Materialise::Writable)
+            .unwrap();
         assert_eq!(fs::read_to_string(target.join("00000.txt")).unwrap(), "one");
         assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "nothing is left beside it"
+        );
     }
 
     #[test]
@@ -375,7 +392,11 @@ mod tests {
         fs::write(&path, "abd").unwrap();
         assert_eq!(store.check(&blob, &memo), BlobState::Damaged);
         store.keep(&Laid::File(made(&store, "abc"))).unwrap();
-        assert_eq!(store.check(&blob, &memo), BlobState::Sound, "healed by its producer");
+        assert_eq!(
+            store.check(&blob, &memo),
+            BlobState::Sound,
+            "healed by its producer"
+        );
     }
 
     #[test]

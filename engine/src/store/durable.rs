@@ -31,10 +31,7 @@ impl Durability {
     }
 
     /// Makes the names in these directories last, each once.
-    pub(super) fn directories(
-        self,
-        paths: impl IntoIterator<Item = PathBuf>,
-    ) -> Result<(), Error> {
+    pub(super) fn directories(self, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), Error> {
         if self == Self::ProcessOnly {
             return Ok(());
         }

@@ -73,7 +73,10 @@ impl Store {
 
     /// Keys that the user wants to keep: files in `pins/` named by key.
     pub fn pins(&self) -> BTreeSet<Digest> {
-        let entries = fs::read_dir(self.root().join("pins")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.root().join("pins"))
+            .into_iter()
+            .flatten()
+            .flatten();
         entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect()
@@ -104,8 +107,9 @@ impl Store {
             .partition(|receipt| roots.contains(&receipt.key));
         let mut live = blobs_of(&kept);
         // A part stays as long as a kept whole holds its content.
-        let (parts, rest): (Vec<Receipt>, Vec<Receipt>) =
-            rest.into_iter().partition(|receipt| is_part_of(receipt, &live));
+        let (parts, rest): (Vec<Receipt>, Vec<Receipt>) = rest
+            .into_iter()
+            .partition(|receipt| is_part_of(receipt, &live));
         kept.extend(parts);
         live.extend(blobs_of(&kept));
         let mut counted = live.clone();
@@ -138,15 +142,21 @@ impl Store {
 
     /// Blobs that no receipt names, and what dead processes left in `tmp/` and `partial/` of finished keys.
     fn litter(&self, named: &BTreeMap<Digest, u64>, finished: &BTreeSet<Digest>) -> Vec<Litter> {
-        let blobs = entries(&self.root().join("blobs")).into_iter().flat_map(|fan| entries(&fan));
-        let blobs = blobs.filter(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
+        let blobs = entries(&self.root().join("blobs"))
+            .into_iter()
+            .flat_map(|fan| entries(&fan));
+        let blobs =
+            blobs.filter(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
         let temporary = entries(&self.root().join("tmp"))
             .into_iter()
             .filter(|path| !is_owned(path));
-        let partial = entries(&self.root().join("partial")).into_iter().filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.and_then(|name| name.parse().ok()).is_none_or(|key| finished.contains(&key))
-        });
+        let partial = entries(&self.root().join("partial"))
+            .into_iter()
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.and_then(|name| name.parse().ok())
+                    .is_none_or(|key| finished.contains(&key))
+            });
         let mut litter: Vec<Litter> = blobs
             .chain(temporary)
             .chain(partial)
@@ -173,7 +183,9 @@ impl Store {
         for litter in self.litter(&live, &BTreeSet::new()) {
             remove_tree(&litter.path);
         }
-        kept.litter.iter().for_each(|litter| remove_tree(&litter.path));
+        kept.litter
+            .iter()
+            .for_each(|litter| remove_tree(&litter.path));
         self.remove_free_locks();
         Ok(Some(kept))
     }
@@ -209,7 +221,11 @@ fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
 }
 
 fn is_part_of(receipt: &Receipt, live: &BTreeMap<Digest, u64>) -> bool {
-    receipt.manifest.get("part").and_then(serde_json::Value::as_bool) == Some(true)
+    receipt
+        .manifest
+        .get("part")
+        .and_then(serde_json::Value::as_bool)
+        == Some(true)
         && blobs_of(std::slice::from_ref(receipt))
             .keys()
             .all(|digest| live.contains_key(digest))
@@ -281,21 +297,33 @@ mod tests {
         fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
         let reached = BTreeSet::from([reached.key]);
         let kept = store.garbage(&reached);
-        let bytes: BTreeMap<&str, u64> =
-            kept.garbage.iter().map(|garbage| (garbage.task.as_str(), garbage.bytes)).collect();
+        let bytes: BTreeMap<&str, u64> = kept
+            .garbage
+            .iter()
+            .map(|garbage| (garbage.task.as_str(), garbage.bytes))
+            .collect();
         assert_eq!(bytes, BTreeMap::from([("c", 5), ("d", 0)]));
         assert_eq!((kept.results, kept.bytes, kept.litter.len()), (2, 6, 1));
-        assert!(store.receipt(&gone.key).unwrap().is_some(), "a list removes nothing");
+        assert!(
+            store.receipt(&gone.key).unwrap().is_some(),
+            "a list removes nothing"
+        );
 
         let building = store.enter().unwrap();
         assert!(building.is_some());
         assert_eq!(store.collect(&reached).unwrap(), None, "a build is running");
         drop(building);
-        let removed = store.collect(&reached).unwrap().map(|removed| removed.freed());
+        let removed = store
+            .collect(&reached)
+            .unwrap()
+            .map(|removed| removed.freed());
         assert_eq!(removed, Some(kept.freed()));
         assert!(store.receipt(&gone.key).unwrap().is_none());
         let blob = shared.outputs["out"].blobs()[0];
-        assert!(store.blob_path(&blob.digest).exists(), "shared with a kept result");
+        assert!(
+            store.blob_path(&blob.digest).exists(),
+            "shared with a kept result"
+        );
         assert_eq!(store.garbage(&reached).freed(), 0);
     }
 }

@@ -82,7 +82,11 @@ impl Store {
         memo: &mut Memo,
     ) -> Result<bool, Error> {
         let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
-        if is_last && exports.iter().all(|export| self.is_whole(task, export, memo)) {
+        if is_last
+            && exports
+                .iter()
+                .all(|export| self.is_whole(task, export, memo))
+        {
             return Ok(false);
         }
         for export in exports {
@@ -107,7 +111,12 @@ impl Store {
             remove_tree(&target);
             return Ok(());
         }
-        self.materialise(export.content, export.extension, &target, Materialise::ReadOnly)?;
+        self.materialise(
+            export.content,
+            export.extension,
+            &target,
+            Materialise::ReadOnly,
+        )?;
         for (path, name, blob) in self.placed(task, export) {
             if let Ok(metadata) = fs::symlink_metadata(&path) {
                 memo.note(name, Stamp::of(&metadata), blob, now_ns());
@@ -182,7 +191,11 @@ fn collect(directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
         if let (Ok(kind), Ok(child)) = (entry.file_type(), entry.file_name().into_string())
             && kind.is_dir()
         {
-            let name = if name.is_empty() { child } else { format!("{name}/{child}") };
+            let name = if name.is_empty() {
+                child
+            } else {
+                format!("{name}/{child}")
+            };
             collect(&entry.path(), &name, into);
         }
     }

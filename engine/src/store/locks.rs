@@ -142,7 +142,9 @@ impl PartLocks {
     /// Position of the part's lock: its order.
     pub fn place(part: &Digest) -> i64 {
         let (head, _) = part.as_bytes().split_at(8);
-        let number = head.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let number = head
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         i64::try_from(number >> 2).unwrap_or_default()
     }
 

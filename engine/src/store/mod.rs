@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
 pub(crate) use blobs::remove_tree;
+pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
 pub use durable::Durability;
 pub use gc::{Garbage, Kept, Litter};
 pub use history::History;

@@ -136,12 +136,18 @@ impl<'a> Found<'a> {
 
     /// What was found to be damaged, each once.
     pub fn take_warnings(&self) -> Vec<String> {
-        let mut warnings = self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         std::mem::take(&mut *warnings).into_iter().collect()
     }
 
     fn unusable(&self, detail: String) -> Lookup {
-        let mut warnings = self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         warnings.insert(detail.clone());
         Lookup::Unusable(detail)
     }

@@ -68,9 +68,7 @@ fn file(root: &Path, path: &Path, metadata: &Metadata) -> Result<Laid, String> {
     let name = relative(root, path).display();
     match metadata {
         found if found.is_file() => Ok(Laid::File(path.to_owned())),
-        found if found.is_dir() => {
-            Err(format!("`{name}` is a directory where a file is expected"))
-        }
+        found if found.is_dir() => Err(format!("`{name}` is a directory where a file is expected")),
         _ => Err(format!(
             "`{name}` is not a regular file (a pipe, a socket or a device cannot be a source)"
         )),
@@ -122,14 +120,19 @@ fn walk(
     let identity = (metadata.dev(), metadata.ino());
     if above.contains(&identity) {
         let name = relative(root, directory).display();
-        return Err(format!("`{name}` is a symbolic link to a directory above it"));
+        return Err(format!(
+            "`{name}` is a symbolic link to a directory above it"
+        ));
     }
     above.push(identity);
     for path in entries(root, directory)? {
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-            let name = relative(root, &path).display();
-            format!("`{name}`: the name is not UTF-8, and names in a directory are content")
-        })?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| {
+                let name = relative(root, &path).display();
+                format!("`{name}`: the name is not UTF-8, and names in a directory are content")
+            })?;
         let name = if prefix.is_empty() {
             name.to_owned()
         } else {

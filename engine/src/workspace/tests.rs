@@ -22,7 +22,12 @@ fn laid(folder: &tempfile::TempDir, pattern: &str, shape: Option<Shape>) -> Resu
 fn names(folder: &tempfile::TempDir, laid: &Laid) -> Vec<String> {
     laid.files()
         .iter()
-        .map(|path| path.strip_prefix(folder.path()).unwrap().display().to_string())
+        .map(|path| {
+            path.strip_prefix(folder.path())
+                .unwrap()
+                .display()
+                .to_string()
+        })
         .collect()
 }
 
@@ -30,7 +35,10 @@ fn names(folder: &tempfile::TempDir, laid: &Laid) -> Vec<String> {
 fn globs_are_sorted_by_bytes_and_skip_hidden_files() {
     let folder = folder(&["d/b 1.txt", "d/B.txt", "d/a\nx.txt", "d/.h.txt", "d/c.bin"]);
     let found = laid(&folder, "d/*.txt", None).unwrap();
-    assert_eq!(names(&folder, &found), ["d/B.txt", "d/a\nx.txt", "d/b 1.txt"]);
+    assert_eq!(
+        names(&folder, &found),
+        ["d/B.txt", "d/a\nx.txt", "d/b 1.txt"]
+    );
     let all = laid(&folder, "d", Some(Shape::Shards)).unwrap();
     assert_eq!(all.parts().len(), 4);
     let one = laid(&folder, "d/c.bin", Some(Shape::Shards)).unwrap();
@@ -43,17 +51,35 @@ fn every_wrong_source_has_a_cause() {
     let path = |name: &str| folder.path().join(name);
     std::os::unix::fs::symlink("../m", path("m/loop")).unwrap();
     std::os::unix::fs::symlink("self", path("d/self")).unwrap();
-    let pipe = std::process::Command::new("mkfifo").arg(path("pipe")).status();
+    let pipe = std::process::Command::new("mkfifo")
+        .arg(path("pipe"))
+        .status();
     assert!(pipe.unwrap().success());
     for (pattern, shape, expected) in [
         ("no", None, "does not exist"),
         ("no/*.txt", None, "matches no file"),
-        ("d", Some(Shape::File), "is a directory where a file is expected"),
-        ("d/x.txt", Some(Shape::Directory), "is a file where a directory is expected"),
+        (
+            "d",
+            Some(Shape::File),
+            "is a directory where a file is expected",
+        ),
+        (
+            "d/x.txt",
+            Some(Shape::Directory),
+            "is a file where a directory is expected",
+        ),
         ("pipe", None, "is not a regular file"),
-        ("m", Some(Shape::Directory), "symbolic link to a directory above it"),
+        (
+            "m",
+            Some(Shape::Directory),
+            "symbolic link to a directory above it",
+        ),
         ("d/self", None, "d/self"),
-        ("d/*", Some(Shape::File), "matches 2 paths where one file is expected"),
+        (
+            "d/*",
+            Some(Shape::File),
+            "matches 2 paths where one file is expected",
+        ),
     ] {
         let error = laid(&folder, pattern, shape).unwrap_err();
         assert!(error.contains(expected), "{pattern}: {error}");

@@ -46,14 +46,19 @@ impl World {
     }
 
     async fn class(&self, launch: Launch) -> Option<FailureClass> {
-        self.run(launch).await.0.failure.map(|failure| failure.class)
+        self.run(launch)
+            .await
+            .0
+            .failure
+            .map(|failure| failure.class)
     }
 }
 
 #[tokio::test]
 async fn sorts_events_from_log() {
     let world = World::new();
-    let script = r#"echo plain; echo '{"event":"note","text":"hi"}'; echo '{"event":"odd"}'; echo err >&2"#;
+    let script =
+        r#"echo plain; echo '{"event":"note","text":"hi"}'; echo '{"event":"odd"}'; echo err >&2"#;
     let (ended, events) = world.run(world.shell(script)).await;
     assert_eq!(ended.failure, None);
     let text = "hi".to_owned();
@@ -85,7 +90,10 @@ async fn explains_every_end() {
     let mut missing = world.shell("");
     missing.argv = vec!["/nonexistent/program".into()];
     let failure = world.run(missing).await.0.failure.unwrap();
-    assert!(failure.message.contains("/nonexistent/program"), "{failure}");
+    assert!(
+        failure.message.contains("/nonexistent/program"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -96,8 +104,14 @@ async fn environment_is_cleared() {
     launch.environment.insert("DECLARED".to_owned(), value);
     world.run(launch).await;
     let log = std::fs::read_to_string(world.log()).unwrap();
-    let names: Vec<&str> = log.lines().filter_map(|line| line.split('=').next()).collect();
-    assert!(names.contains(&"DECLARED") && names.contains(&"PATH"), "{log}");
+    let names: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split('=').next())
+        .collect();
+    assert!(
+        names.contains(&"DECLARED") && names.contains(&"PATH"),
+        "{log}"
+    );
     assert!(!names.iter().any(|name| name.starts_with("CARGO")), "{log}");
 }
 
@@ -115,7 +129,8 @@ async fn a_time_limit_ends_the_whole_group() {
 #[tokio::test]
 async fn leaves_when_asked_and_takes_its_grandchildren_along() {
     let world = World::new();
-    let launch = world.shell("sleep 60 & echo $! > pid; echo '{\"event\":\"checkpoint\",\"step\":1}'; wait");
+    let launch =
+        world.shell("sleep 60 & echo $! > pid; echo '{\"event\":\"checkpoint\",\"step\":1}'; wait");
     let (sender, mut events) = unbounded_channel();
     let running = run(launch, |_| (), sender, world.stop.subscribe());
     let stopping = async {

@@ -1,0 +1,6 @@
+//! Builds with real processes: small commands, kills, damage, and several builds at once.
+
+mod behaviour;
+mod crash;
+mod parts;
+mod world;
