@@ -49,7 +49,6 @@ pub enum Block {
     Chart(Chart),
     /// An SVG element.
     Graph(String),
-    Note(String),
 }
 
 /// The first column names the row; the others are numbers.
@@ -115,7 +114,8 @@ mod tests {
         let section = Section {
             id: "rules".into(),
             title: "Rules & counts".into(),
-            blocks: vec![Block::Table(table), Block::Note("한국어".into())],
+            lead: "한국어".into(),
+            blocks: vec![Block::Table(table)],
             ..Section::default()
         };
         let page = Page { title: "a<b".into(), sections: vec![section], ..Page::default() };
