@@ -3,6 +3,9 @@
 //! A manifest holds what decides the result and nothing else: no names, paths, times, hosts, devices or threads. The
 //! same text is hashed, stored in the receipt and shown by `why`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

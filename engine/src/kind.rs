@@ -36,6 +36,18 @@ pub enum Arity {
     Any,
 }
 
+impl Arity {
+    /// Whether a port of this arity can hold `count` artifacts.
+    pub fn fits(self, count: usize) -> bool {
+        match self {
+            Self::One => count == 1,
+            Self::Optional => count <= 1,
+            Self::Many => count >= 1,
+            Self::Any => true,
+        }
+    }
+}
+
 /// An input port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {

@@ -22,4 +22,6 @@ pub mod receipt;
 pub mod runner;
 pub mod schedule;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod workspace;

@@ -2,6 +2,8 @@
 //!
 //! A pure function of a graph, a snapshot of the disk, and receipts. It reads nothing itself.
 
+#[cfg(test)]
+mod tests;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};

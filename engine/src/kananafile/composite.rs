@@ -9,7 +9,7 @@ use super::check::place_of;
 use super::draft::{Draft, DraftBinding, DraftPort, Output, Table, Target, executor};
 use super::params;
 use super::problem::Report;
-use crate::kind::{Arity, Body, Expansion, Input, Kind, Step, StepInput};
+use crate::kind::{Body, Expansion, Input, Kind, Step, StepInput};
 
 /// How deep composites may nest; deeper is a kind that expands into itself.
 const DEPTH: usize = 16;
@@ -52,7 +52,8 @@ fn expand(drafts: &[Draft<'_>], index: usize, report: &Report) -> Option<Expansi
     };
     let params = draft.params.clone()?;
     let mut bindings = draft.inputs.iter().flat_map(|port| &port.bindings);
-    if bindings.any(|binding| binding.target == Target::Broken) {
+    let is_broken = bindings.any(|binding| binding.target == Target::Broken);
+    if is_broken || !is_bound(draft) {
         return None;
     }
     if depth(drafts, index) > DEPTH {
@@ -60,10 +61,12 @@ fn expand(drafts: &[Draft<'_>], index: usize, report: &Report) -> Option<Expansi
         report.error(draft.span, message, "this is a defect of its kind");
         return None;
     }
+    let count = |port: &Input| draft.port(&port.name).map_or(0, |port| port.bindings.len());
     let counts = draft
+        .ports
         .inputs
         .iter()
-        .map(|port| (port.name.clone(), port.bindings.len()))
+        .map(|port| (port.name.clone(), count(port)))
         .collect();
     match expand(params, &counts) {
         Ok(expansion) => Some(expansion),
@@ -76,6 +79,14 @@ fn expand(drafts: &[Draft<'_>], index: usize, report: &Report) -> Option<Expansi
             None
         }
     }
+}
+
+/// True when every port has as many artifacts as it needs; what lacks was reported.
+fn is_bound(draft: &Draft<'_>) -> bool {
+    draft.ports.inputs.iter().all(|port| {
+        let count = draft.port(&port.name).map_or(0, |port| port.bindings.len());
+        port.arity.fits(count)
+    })
 }
 
 fn depth(drafts: &[Draft<'_>], index: usize) -> usize {
@@ -145,13 +156,7 @@ impl<'k> Steps<'_, 'k> {
             .iter()
             .flat_map(|input| self.bindings(input, port))
             .collect();
-        let fits = match port.arity {
-            Arity::One => bindings.len() == 1,
-            Arity::Optional => bindings.len() <= 1,
-            Arity::Many => !bindings.is_empty(),
-            Arity::Any => true,
-        };
-        if !fits {
+        if !port.arity.fits(bindings.len()) {
             let message = format!(
                 "step `{}` has {} artifacts on `{}`",
                 step.name,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::command;
 use super::expand::Entry;
-use super::node::{Node, Span};
+use super::node::{Key, Node, Span};
 use super::problem::{Report, did_you_mean};
 use super::schema::{flag, text};
 use super::settings;
@@ -76,6 +76,8 @@ pub enum Target {
 pub struct Table<'k> {
     pub kinds: &'k Kinds,
     pub plugins: &'k BTreeMap<String, Kind>,
+    /// Plugins as declared; one that is not among the kinds was reported.
+    pub declared: &'k [(Key, Node)],
 }
 
 impl<'k> Table<'k> {
@@ -86,7 +88,7 @@ impl<'k> Table<'k> {
     fn find(&self, node: &Node, report: &Report) -> Option<&'k Kind> {
         let name = text(node, "`kind`", report)?;
         let found = self.get(name);
-        if found.is_none() {
+        if found.is_none() && !self.declared.iter().any(|(key, _)| key.name == name) {
             let kinds = self.kinds.iter().map(|kind| kind.name.as_str());
             let names = kinds.chain(self.plugins.keys().map(String::as_str));
             let help = did_you_mean(name, names);

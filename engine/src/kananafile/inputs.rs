@@ -31,12 +31,15 @@ struct Named<'a> {
 impl References<'_, '_> {
     /// The inputs of a draft, in the order of its ports; everything that is wrong is reported.
     pub fn inputs(&self, draft: &Draft<'_>, entry: &Entry) -> Vec<DraftPort> {
-        if draft.kind.is_none() {
+        let is_broken = entry.inputs.as_ref().is_some_and(Node::is_broken);
+        if draft.kind.is_none() || is_broken {
             return Vec::new();
         }
         let written = entry.inputs.as_ref().map_or(&[][..], Node::entries);
+        let mut is_misspelt = false;
         for (key, _) in written {
             if draft.ports.find_input(&key.name).is_none() {
+                is_misspelt = true;
                 let message = format!("{} has no input `{}`", self.kind_of(draft), key.name);
                 let ports = draft.ports.inputs.iter().map(|port| port.name.as_str());
                 let help = did_you_mean(&key.name, ports);
@@ -46,7 +49,8 @@ impl References<'_, '_> {
         let port = |port: &Input| {
             let found = written.iter().find(|(key, _)| key.name == port.name);
             match found {
-                Some((key, node)) => Some(self.port(draft, port, key, node)),
+                Some((key, node)) => Some(self.port(port, key, node)),
+                None if is_misspelt => None,
                 None => {
                     self.require(draft, port);
                     None
@@ -84,7 +88,7 @@ impl References<'_, '_> {
     }
 
     fn require(&self, draft: &Draft<'_>, port: &Input) {
-        if matches!(port.arity, Arity::Optional | Arity::Any) {
+        if port.arity.fits(0) {
             return;
         }
         let message = format!("task `{}` lacks the input `{}`", draft.name, port.name);
@@ -97,17 +101,11 @@ impl References<'_, '_> {
         self.report.error(draft.span, message, help);
     }
 
-    fn port(&self, draft: &Draft<'_>, port: &Input, key: &Key, node: &Node) -> DraftPort {
-        let bindings = self.bindings(draft, port, node);
+    fn port(&self, port: &Input, key: &Key, node: &Node) -> DraftPort {
+        let bindings = self.bindings(port, node);
         let count = bindings.len();
-        let fits = match port.arity {
-            Arity::One => count == 1,
-            Arity::Optional => count <= 1,
-            Arity::Many => count >= 1,
-            Arity::Any => true,
-        };
         let is_broken = bindings.iter().any(|b| b.target == Target::Broken) || node.is_broken();
-        if !fits && !is_broken {
+        if !port.arity.fits(count) && !is_broken {
             let takes = match port.arity {
                 Arity::One => "exactly one artifact",
                 Arity::Optional => "at most one artifact",
@@ -127,7 +125,7 @@ impl References<'_, '_> {
         }
     }
 
-    fn bindings(&self, draft: &Draft<'_>, port: &Input, node: &Node) -> Vec<DraftBinding> {
+    fn bindings(&self, port: &Input, node: &Node) -> Vec<DraftBinding> {
         let is_table = matches!(node.value, Val::Table(_));
         if port.labelled && !is_table && !node.is_broken() {
             let message = format!("input `{}` needs labels", port.name);
@@ -137,24 +135,18 @@ impl References<'_, '_> {
         match &node.value {
             Val::Table(entries) => entries
                 .iter()
-                .flat_map(|(key, node)| self.reference(draft, port, Some(&key.name), node))
+                .flat_map(|(key, node)| self.reference(port, Some(&key.name), node))
                 .collect(),
             Val::List(items) => items
                 .iter()
-                .flat_map(|item| self.reference(draft, port, None, item))
+                .flat_map(|item| self.reference(port, None, item))
                 .collect(),
-            _ => self.reference(draft, port, None, node),
+            _ => self.reference(port, None, node),
         }
     }
 
     /// One reference: one artifact, or one for each variant.
-    fn reference(
-        &self,
-        draft: &Draft<'_>,
-        port: &Input,
-        label: Option<&str>,
-        node: &Node,
-    ) -> Vec<DraftBinding> {
+    fn reference(&self, port: &Input, label: Option<&str>, node: &Node) -> Vec<DraftBinding> {
         let broken = |label: &str| DraftBinding {
             label: label.to_owned(),
             span: node.span,
@@ -190,7 +182,6 @@ impl References<'_, '_> {
                 target: output.map_or(Target::Broken, |port| Target::Output((*index, port))),
             }
         };
-        let _ = draft;
         named.drafts.iter().map(bind).collect()
     }
 

@@ -112,6 +112,9 @@ pub fn load(
 ) -> Result<Kananafile, Vec<Problem>> {
     let report = Report::default();
     let declarations = schema::read(files, options.file, &report);
+    if declarations.is_torn {
+        return Err(report.finish());
+    }
     let plugins = plugins(files, kinds, &declarations, &report);
     let profiles = expand::profiles(&declarations, options.profiles, &report);
     let vars = Vars::new(&declarations.vars, &profiles, options.set, &report);
@@ -119,6 +122,7 @@ pub fn load(
     let table = Table {
         kinds,
         plugins: &plugins,
+        declared: &declarations.plugins,
     };
     let loader = Loader {
         declarations: &declarations,

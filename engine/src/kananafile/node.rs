@@ -121,7 +121,7 @@ impl Node {
     }
 }
 
-/// The table that a file holds. Syntax errors are reported, and what could be read is returned.
+/// The table that a file holds; broken if it is not TOML, which is reported.
 pub fn parse(file: u32, text: &str, report: &Report) -> Node {
     let place = |range: std::ops::Range<usize>| Span {
         file,
@@ -132,6 +132,9 @@ pub fn parse(file: u32, text: &str, report: &Report) -> Node {
     for error in &errors {
         let span = place(error.span().unwrap_or(0..0));
         report.error(span, format!("not TOML: {}", error.message()), "");
+    }
+    if !errors.is_empty() {
+        return Node::broken(place(0..0));
     }
     let reader = Reader {
         place: &place,

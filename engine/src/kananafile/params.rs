@@ -96,14 +96,10 @@ fn per_input(draft: &Draft<'_>, params: &mut Map<String, Value>, report: &Report
             Some(Value::Array(items)) if items.len() != labels.len() => {
                 let (found, expected) = (items.len(), labels.len());
                 let message = format!(
-                    "{}`{param}` has {found} values for {expected} inputs of `{port}`",
+                    "{}`{param}` needs one value for each input of `{port}`: expected {expected}, found {found}",
                     draft.prefix()
                 );
-                report.error(
-                    span,
-                    message,
-                    format!("one value for each of {}", listed(labels)),
-                );
+                report.error(span, message, format!("the inputs are {}", listed(labels)));
                 None
             }
             _ => None,
@@ -214,7 +210,25 @@ fn tell(draft: &Draft<'_>, kind: &Kind, param: Option<&str>, message: &str, repo
         None => format!("{}params: {message}", draft.prefix()),
     };
     let span = place(draft, param, word);
-    report.error(span, message, help.unwrap_or_default());
+    report.error(span, in_toml_terms(&message), help.unwrap_or_default());
+}
+
+/// Types by the names that TOML has for them.
+fn in_toml_terms(message: &str) -> String {
+    const TERMS: [(&str, &str); 10] = [
+        ("invalid type: sequence", "invalid type: array"),
+        ("invalid type: map", "invalid type: table"),
+        ("expected a sequence", "expected an array"),
+        ("expected a map", "expected a table"),
+        ("expected u64", "expected an integer of at least 0"),
+        ("expected u32", "expected an integer of at least 0"),
+        ("expected usize", "expected an integer of at least 0"),
+        ("expected i64", "expected an integer"),
+        ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
+    ];
+    let replace = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
+    TERMS.iter().fold(message.to_owned(), replace)
 }
 
 /// The key or string `word` inside a param, or else the param.

@@ -48,7 +48,7 @@ pub fn read(
         Ok(content) => {
             let number = report.add_file(&file, &content);
             let root = parse(number, &content, report);
-            Some(kind(&name.name, &folder, &root, kinds, report))
+            (!root.is_broken()).then(|| kind(&name.name, &folder, &root, kinds, report))
         }
         Err(cause) => {
             report.error(path.span, format!("cannot read `{file}`: {cause}"), "");

@@ -224,7 +224,7 @@ pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| {
             let longest = word.chars().count().max(candidate.chars().count());
-            *distance <= (longest / 3).max(1) || candidate.starts_with(word)
+            *distance <= (longest + 1) / 3 || candidate.starts_with(word)
         })
         .min()
         .map(|(_, candidate)| candidate.to_owned())

@@ -17,6 +17,8 @@ pub struct Declarations {
     pub tasks: Vec<TaskDecl>,
     pub profiles: Vec<(Key, Profile)>,
     pub plugins: Vec<(Key, Node)>,
+    /// A file is missing or is not TOML: what the rest refers to may be in it.
+    pub is_torn: bool,
 }
 
 /// `[task.NAME]`
@@ -58,7 +60,10 @@ pub fn read(files: &dyn Files, root: &str, report: &Report) -> Declarations {
     let mut declarations = Declarations::default();
     match files.read(root) {
         Ok(text) => read_file(files, root, &text, true, &mut declarations, report),
-        Err(cause) => report.error_nowhere(format!("cannot read `{root}`: {cause}"), ""),
+        Err(cause) => {
+            declarations.is_torn = true;
+            report.error_nowhere(format!("cannot read `{root}`: {cause}"), "");
+        }
     }
     refuse_duplicates(&declarations, report);
     declarations
@@ -74,6 +79,10 @@ fn read_file(
 ) {
     let file = report.add_file(path, text);
     let root = parse(file, text, report);
+    if root.is_broken() {
+        declarations.is_torn = true;
+        return;
+    }
     let fields = fields(&root, &ROOT, "a Kananafile", report);
     version(fields.get("kananafile").copied(), &root, is_root, report);
     let sections = Sections { fields, report };
@@ -109,7 +118,10 @@ fn read_include(
     }
     match files.read(path) {
         Ok(text) => read_file(files, path, &text, false, declarations, report),
-        Err(cause) => report.error(span, format!("cannot read `{path}`: {cause}"), ""),
+        Err(cause) => {
+            declarations.is_torn = true;
+            report.error(span, format!("cannot read `{path}`: {cause}"), "");
+        }
     }
 }
 
@@ -150,7 +162,7 @@ fn task(name: Key, node: &Node, report: &Report) -> Option<TaskDecl> {
     table(node, &what, report)?;
     let fields = fields(node, &TASK, &what, report);
     let take = |key: &str| fields.get(key).map(|node| (*node).clone());
-    let section = |key: &str| take(key).filter(|node| is_section(node, key, report));
+    let section = |key: &str| Some(section(take(key)?, key, report));
     let kind = take("kind").unwrap_or_else(|| {
         report.error(
             name.span,
@@ -171,8 +183,12 @@ fn task(name: Key, node: &Node, report: &Report) -> Option<TaskDecl> {
     })
 }
 
-fn is_section(node: &Node, name: &str, report: &Report) -> bool {
-    table(node, &format!("`{name}`"), report).is_some()
+/// The node if it is a table; else it is reported and broken.
+fn section(node: Node, name: &str, report: &Report) -> Node {
+    match table(&node, &format!("`{name}`"), report) {
+        Some(_) => node,
+        None => Node::broken(node.span),
+    }
 }
 
 fn profile(node: &Node, report: &Report) -> Profile {

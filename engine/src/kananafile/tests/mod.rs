@@ -1,1 +1,4 @@
 //! Tests of the whole way from text to graph.
+
+mod expansion;
+mod problems;
