@@ -141,7 +141,7 @@ impl Driver {
         ended: mpsc::UnboundedSender<Ended>,
     ) -> Result<Self, Error> {
         let store = &prepared.store;
-        let journal = Journal::open(store)?;
+        let journal = Journal::open(store, !prepared.plan.is_done())?;
         let events = journal.tee(events)?;
         prepared.warnings.iter().for_each(|text| events.warn(text));
         if let Err(error) = store.save_memo("sources", &prepared.sources) {
@@ -230,7 +230,15 @@ impl Driver {
         match command {
             Command::Resolve(task) => {
                 let resolution = self.resolve(task);
-                self.scheduler.on(Event::Resolved { task, resolution })
+                let commands = self.scheduler.on(Event::Resolved { task, resolution });
+                if let State::Unservable(resource) = self.scheduler.state(task) {
+                    let problem = format!("it asks for more `{resource}` than this machine has");
+                    self.shared.events.send(BuildEvent::Blocked {
+                        task: self.shared.graph.task(task).name.clone(),
+                        problems: vec![problem],
+                    });
+                }
+                commands
             }
             Command::Run {
                 task,
@@ -394,7 +402,7 @@ impl Driver {
             log,
             retried: matches!(
                 self.scheduler.state(id),
-                State::Ready | State::Running { .. } | State::Waiting | State::Resolving
+                State::Ready { .. } | State::Running { .. } | State::Waiting | State::Resolving
             ),
         });
         commands
@@ -474,7 +482,7 @@ impl Driver {
             built: count(|state| *state == State::Built) - self.elsewhere.len(),
             failed: count(|state| matches!(state, State::Failed(_))),
             held: count(|state| *state == State::Held),
-            blocked: count(|state| *state == State::Blocked),
+            blocked: count(|state| matches!(state, State::Blocked | State::Unservable(_))),
             skipped: count(|state| matches!(state, State::Skipped(_))),
             cancelled: count(|state| *state == State::Cancelled),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),

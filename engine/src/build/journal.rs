@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Doing, Error};
 use crate::event::{BuildEvent, Events};
-use crate::store::Store;
+use crate::store::{Store, remove_tree};
 
 /// Where a build writes what it does.
 #[derive(Debug, Clone)]
@@ -18,10 +18,15 @@ pub struct Journal {
     /// Name of the build: its time (UTC), then its process.
     pub build: String,
     directory: PathBuf,
+    is_kept: bool,
 }
 
+/// Builds whose logs are kept.
+const KEPT: usize = 200;
+
 impl Journal {
-    pub fn open(store: &Store) -> Result<Self, Error> {
+    /// The journal of a build that begins now. One that finds everything done leaves none (`is_kept`).
+    pub fn open(store: &Store, is_kept: bool) -> Result<Self, Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -32,8 +37,17 @@ impl Journal {
             std::process::id()
         );
         let directory = store.logs(&build);
-        fs::create_dir_all(&directory).doing("create", &directory)?;
-        Ok(Self { build, directory })
+        if is_kept {
+            let builds = store.builds();
+            let old = &builds[..builds.len().saturating_sub(KEPT)];
+            old.iter().for_each(|build| remove_tree(&store.logs(build)));
+            fs::create_dir_all(&directory).doing("create", &directory)?;
+        }
+        Ok(Self {
+            build,
+            directory,
+            is_kept,
+        })
     }
 
     /// Where the attempts of a task write their log.
@@ -48,6 +62,9 @@ impl Journal {
             at_ms: u128,
             #[serde(flatten)]
             event: &'a BuildEvent,
+        }
+        if !self.is_kept {
+            return Ok(consumer);
         }
         let path = self.directory.join("events.jsonl");
         let file = Mutex::new(File::create(&path).doing("write", &path)?);

@@ -53,7 +53,8 @@ pub struct RequestInput {
     pub shape: Shape,
     /// The file, or the directory that holds the files or shards.
     pub path: PathBuf,
-    /// For shards: each part in order.
+    /// For shards: each part in order. On a mapped port only the parts that are to be made: [`PartRequest::inputs`]
+    /// says which is which.
     pub parts: Vec<PathBuf>,
     /// Measured facts of the artifact.
     pub facts: BTreeMap<String, Value>,
@@ -65,7 +66,8 @@ pub struct PartRequest {
     pub index: usize,
     /// The part of each mapped input port.
     pub inputs: BTreeMap<String, PathBuf>,
-    /// Where the part of each mapped output port must be written.
+    /// Where the part of each mapped output port must be written: a file to create, or (formats without a file name
+    /// extension) a directory that exists and is empty.
     pub outputs: BTreeMap<String, PathBuf>,
 }
 

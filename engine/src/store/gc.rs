@@ -98,9 +98,7 @@ impl Store {
 
     /// What can go when `reached` (the keys that goals need now), newest results and pins stay. Writes nothing.
     pub fn garbage(&self, reached: &BTreeSet<Digest>) -> Kept {
-        let mut roots = self.pins();
-        roots.extend(reached);
-        roots.extend(self.tasks().into_iter().map(|(_, last)| last.key));
+        let roots = self.roots(reached);
         let (mut kept, rest): (Vec<Receipt>, Vec<Receipt>) = self
             .receipts()
             .into_iter()
@@ -125,6 +123,13 @@ impl Store {
         }
     }
 
+    fn roots(&self, reached: &BTreeSet<Digest>) -> BTreeSet<Digest> {
+        let mut roots = self.pins();
+        roots.extend(reached);
+        roots.extend(self.tasks().into_iter().map(|(_, last)| last.key));
+        roots
+    }
+
     fn describe(&self, receipt: &Receipt, counted: &mut BTreeMap<Digest, u64>) -> Garbage {
         let blobs = receipt.outputs.values().flat_map(Content::blobs);
         let bytes = blobs
@@ -140,33 +145,41 @@ impl Store {
         }
     }
 
-    /// Blobs that no receipt names, and what dead processes left in `tmp/` and `partial/` of finished keys.
-    fn litter(&self, named: &BTreeMap<Digest, u64>, finished: &BTreeSet<Digest>) -> Vec<Litter> {
-        let blobs = entries(&self.root().join("blobs"))
-            .into_iter()
-            .flat_map(|fan| entries(&fan));
-        let blobs =
-            blobs.filter(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
-        let temporary = entries(&self.root().join("tmp"))
-            .into_iter()
-            .filter(|path| !is_owned(path));
-        let partial = entries(&self.root().join("partial"))
-            .into_iter()
-            .filter(|path| {
-                let name = path.file_name().and_then(|name| name.to_str());
-                name.and_then(|name| name.parse().ok())
-                    .is_none_or(|key| finished.contains(&key))
-            });
-        let mut litter: Vec<Litter> = blobs
-            .chain(temporary)
-            .chain(partial)
-            .map(|path| Litter {
-                bytes: size_of(&path),
-                path,
-            })
-            .collect();
-        litter.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        litter
+    /// Blobs that no receipt names, what dead processes left in `tmp/`, and checkpoints that serve nobody.
+    fn litter(&self, named: &BTreeMap<Digest, u64>, roots: &BTreeSet<Digest>) -> Vec<Litter> {
+        let fans = entries(&self.root().join("blobs"));
+        let mut paths: Vec<PathBuf> = fans.iter().flat_map(|fan| entries(fan)).collect();
+        paths.retain(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
+        let temporary = entries(&self.root().join("tmp"));
+        paths.extend(temporary.into_iter().filter(|path| !is_owned(path)));
+        let partial = entries(&self.root().join("partial"));
+        paths.extend(
+            partial
+                .into_iter()
+                .filter(|path| self.is_abandoned(path, roots)),
+        );
+        paths.sort_unstable();
+        let litter = |path: PathBuf| Litter {
+            bytes: size_of(&path),
+            path,
+        };
+        paths.into_iter().map(litter).collect()
+    }
+
+    /// Checkpoints of a key that is finished, or that nothing has needed for two weeks. (A key that goals will need
+    /// again may not be known before what it depends on has run.)
+    fn is_abandoned(&self, partial: &Path, roots: &BTreeSet<Digest>) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(14 * 24 * 3600);
+        let name = partial.file_name().and_then(|name| name.to_str());
+        let Some(key) = name.and_then(|name| name.parse::<Digest>().ok()) else {
+            return true;
+        };
+        if matches!(self.receipt(&key), Ok(Some(_))) {
+            return true;
+        }
+        let touched = fs::metadata(partial).and_then(|metadata| metadata.modified());
+        let is_old = touched.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > PATIENCE));
+        is_old && !roots.contains(&key)
     }
 
     /// Removes what [`Store::garbage`] lists now. `None`: a build is running, nothing was removed.
@@ -180,12 +193,10 @@ impl Store {
             self.remove_receipt(&garbage.key)?;
         }
         let live = blobs_of(&self.receipts());
-        for litter in self.litter(&live, &BTreeSet::new()) {
+        let roots = self.roots(reached);
+        for litter in self.litter(&live, &roots) {
             remove_tree(&litter.path);
         }
-        kept.litter
-            .iter()
-            .for_each(|litter| remove_tree(&litter.path));
         self.remove_free_locks();
         Ok(Some(kept))
     }
@@ -294,6 +305,8 @@ mod tests {
         let gone = result(&store, "c", "three");
         let shared = result(&store, "d", "one");
         store.pin(&pinned.key).unwrap();
+        let unfinished = store.partial(&Digest::of(b"interrupted"));
+        fs::create_dir_all(&unfinished).unwrap();
         fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
         let reached = BTreeSet::from([reached.key]);
         let kept = store.garbage(&reached);
@@ -324,6 +337,7 @@ mod tests {
             store.blob_path(&blob.digest).exists(),
             "shared with a kept result"
         );
+        assert!(unfinished.exists(), "an interrupted task will go on");
         assert_eq!(store.garbage(&reached).freed(), 0);
     }
 }

@@ -32,6 +32,7 @@ pub fn lay(root: &Path, source: &Source) -> Result<Laid, String> {
 }
 
 fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
+    refuse_unmatchable(root, &source.pattern)?;
     let options = glob::MatchOptions {
         require_literal_leading_dot: true,
         ..glob::MatchOptions::default()
@@ -60,6 +61,25 @@ fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
                 Shape::Directory => "directory",
                 _ => "file",
             }
+        )),
+    }
+}
+
+/// Patterns are text and skip names that are not: data must not vanish silently.
+fn refuse_unmatchable(root: &Path, pattern: &str) -> Result<(), String> {
+    let is_plain = |name: &&str| !name.contains(['*', '?', '[']);
+    let fixed: PathBuf = pattern.split('/').take_while(is_plain).collect();
+    let Ok(found) = fs::read_dir(root.join(&fixed)) else {
+        return Ok(());
+    };
+    let unmatchable = found
+        .flatten()
+        .find(|entry| entry.file_name().to_str().is_none());
+    match unmatchable {
+        None => Ok(()),
+        Some(entry) => Err(format!(
+            "`{}`: the name is not UTF-8, so `{pattern}` cannot match it",
+            relative(root, &entry.path()).display()
         )),
     }
 }

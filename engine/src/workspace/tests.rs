@@ -55,7 +55,15 @@ fn every_wrong_source_has_a_cause() {
         .arg(path("pipe"))
         .status();
     assert!(pipe.unwrap().success());
+    use std::os::unix::ffi::OsStrExt;
+    fs::create_dir(path("odd")).unwrap();
+    fs::write(
+        path("odd").join(std::ffi::OsStr::from_bytes(b"\xff.txt")),
+        "",
+    )
+    .unwrap();
     for (pattern, shape, expected) in [
+        ("odd/*.txt", None, "the name is not UTF-8"),
         ("no", None, "does not exist"),
         ("no/*.txt", None, "matches no file"),
         (

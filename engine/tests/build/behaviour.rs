@@ -41,7 +41,10 @@ params.argv = ["sh", "-c", 'echo d >> RUNS; cat "$1" "$2/sub/x" "$3" > "$4"', "s
 fn diamond() -> World {
     World::new(
         DIAMOND,
-        &[("data/text.txt", "one\ntwo\n"), ("data/other.txt", "other\n")],
+        &[
+            ("data/text.txt", "one\ntwo\n"),
+            ("data/other.txt", "other\n"),
+        ],
     )
 }
 
@@ -72,7 +75,11 @@ async fn only_what_changed_runs_again() {
     world.write("project/data/text.txt", "one\ntwo\n");
     world.build("d").await.complete();
     assert_eq!(world.runs(), [""; 0], "an old result is still there");
-    assert_eq!(world.latest("d/out"), "ONE\none\nother\n", "and is the newest again");
+    assert_eq!(
+        world.latest("d/out"),
+        "ONE\none\nother\n",
+        "and is the newest again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +118,9 @@ async fn disposable_state_changes_nothing() {
     let world = diamond();
     world.build("d").await.complete();
     world.runs();
-    for name in ["memo", "history", "latest", "logs", "tmp", "locks", "partial"] {
+    for name in [
+        "memo", "history", "latest", "logs", "tmp", "locks", "partial",
+    ] {
         fs::remove_dir_all(world.cache().join(name)).unwrap();
         world.build("d").await.complete();
     }
@@ -168,15 +177,21 @@ async fn broken_promises_are_failures() {
         ("true", "output `out` is missing"),
         (r#"mkdir "$2""#, "is a directory where a file"),
         (r#"ln -s /etc/passwd "$2""#, "leads out"),
-        (r#"echo x > "$2"; echo y > "$2.more""#, "which is no output port"),
+        (
+            r#"echo x > "$2"; echo y > "$2.more""#,
+            "which is no output port",
+        ),
         (r#"echo x > "$2"; exit 3"#, "exit status 3"),
-        (r#"kill -9 $$"#, "probably out of memory"),
+        (r#"kill -9 $$$$"#, "probably out of memory"),
     ] {
         let world = one(script);
         let built = world.build("t").await;
         let (_, message) = built.failure().unwrap();
         assert!(message.contains(expected), "{script}: {message}");
-        assert!(files(&world.cache().join("receipts")).is_empty(), "{script}");
+        assert!(
+            files(&world.cache().join("receipts")).is_empty(),
+            "{script}"
+        );
         assert!(files(&world.cache().join("blobs")).is_empty(), "{script}");
     }
 }
@@ -204,7 +219,9 @@ async fn a_failure_tells_its_last_words_and_keeps_partial_work() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_interrupts_and_the_next_build_goes_on() {
-    let world = one(r#"echo t >> RUNS; trap 'echo saved > "$3/state"; exit 1' TERM; test -e "$3/state" || { sleep 30 & wait; }; cat "$1" > "$2""#);
+    let world = one(
+        r#"echo t >> RUNS; trap 'echo saved > "$3/state"; exit 1' TERM; test -e "$3/state" || { sleep 30 & wait; }; cat "$1" > "$2""#,
+    );
     let stop = watch::Sender::new(Stop::No);
     let runs = world.path("runs");
     let asker = stop.clone();
@@ -217,7 +234,12 @@ async fn stopping_interrupts_and_the_next_build_goes_on() {
     let built = world.build_with("t", |_| (), stop).await;
     asking.join().unwrap();
     assert!(!built.outcome.is_complete());
-    assert_eq!(built.outcome.states.values().next(), Some(&State::Cancelled), "{:#?}", built.events);
+    assert_eq!(
+        built.outcome.states.values().next(),
+        Some(&State::Cancelled),
+        "{:#?}",
+        built.events
+    );
     world.build("t").await.complete();
     assert_eq!(world.runs(), ["t", "t"]);
 }
@@ -234,12 +256,19 @@ async fn a_protected_task_waits_for_the_word() {
     world.write("project/data/text.txt", "new\n");
     let built = world.build("d").await;
     assert_eq!(built.outcome.totals.held, 1, "{:#?}", built.events);
-    assert_eq!(world.runs(), ["a", "c"], "what does not depend on it is built");
+    assert_eq!(
+        world.runs(),
+        ["a", "c"],
+        "what does not depend on it is built"
+    );
     assert_eq!(built.warnings().len(), 1, "announced");
     let allow = |options: &mut kbuild_engine::build::Options| {
         options.allowed.insert("b".to_owned());
     };
-    world.build_with("d", allow, watch::Sender::new(Stop::No)).await.complete();
+    world
+        .build_with("d", allow, watch::Sender::new(Stop::No))
+        .await
+        .complete();
     assert_eq!(world.runs(), ["b", "d"]);
 }
 
@@ -251,7 +280,7 @@ kananafile = 1
 kind = "command"
 inputs.text = "text.txt"
 outputs = { out = "file" }
-params.argv = ["sh", "-c", 'echo t >> RUNS; test -e "$3/x" || { touch "$3/x"; kill -9 $$; }; cat "$1" > "$2"', "sh", "{inputs.text}", "{outputs.out}", "{partial}"]
+params.argv = ["sh", "-c", 'echo t >> RUNS; test -e "$3/x" || { touch "$3/x"; kill -9 $$$$; }; cat "$1" > "$2"', "sh", "{inputs.text}", "{outputs.out}", "{partial}"]
 run = { attempts = 2 }
 "#;
     let world = World::new(text, &[("text.txt", "text\n")]);

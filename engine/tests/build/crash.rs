@@ -19,7 +19,7 @@ async fn body_of_a_build_process() {
         return;
     };
     let project = World::open_at(folder.as_ref());
-    let outcome = World::build_at(&project, "all").await;
+    let outcome = World::build_at(&project, "all", |_| ()).await;
     assert!(outcome.is_complete());
 }
 
@@ -37,7 +37,11 @@ fn spawn(world: &World) -> Child {
 /// Six tasks in three layers; each says when it begins.
 fn layers(body: &str) -> World {
     let mut text = "kananafile = 1\n[goal]\nall = [':c0', ':c1']\n".replace('\'', "\"");
-    for (layer, inputs) in [("a", vec!["source.txt"]), ("b", vec![":a0", ":a1"]), ("c", vec![":b0", ":b1"])] {
+    for (layer, inputs) in [
+        ("a", vec!["source.txt"]),
+        ("b", vec![":a0", ":a1"]),
+        ("c", vec![":b0", ":b1"]),
+    ] {
         for n in 0..2 {
             text.push_str(&format!(
                 r#"
@@ -72,7 +76,10 @@ fn finished(world: &World) -> BTreeSet<String> {
     let receipts = files(&world.cache().join("receipts"));
     receipts
         .into_iter()
-        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "json"))
+        .filter(|(path, _)| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
         .map(|(_, bytes)| {
             let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             value["receipt"]["task"].as_str().unwrap().to_owned()
@@ -92,12 +99,21 @@ fn killed_at_any_moment_nothing_finished_repeats() {
         let before = finished(&world);
         midway += usize::from(!before.is_empty() && before.len() < ALL.len());
         world.runs();
-        assert!(spawn(&world).wait().unwrap().success(), "killed after {after_ms} ms");
+        assert!(
+            spawn(&world).wait().unwrap().success(),
+            "killed after {after_ms} ms"
+        );
         // A command of the killed build may say that it begins at any time before the next build ends it.
         let again: BTreeSet<String> = world.runs().into_iter().collect();
-        assert!(again.is_disjoint(&before), "killed after {after_ms} ms: {again:?}, {before:?}");
+        assert!(
+            again.is_disjoint(&before),
+            "killed after {after_ms} ms: {again:?}, {before:?}"
+        );
         assert_eq!(finished(&world).len(), ALL.len());
-        assert!(files(&world.cache().join("tmp")).is_empty(), "killed after {after_ms} ms");
+        assert!(
+            files(&world.cache().join("tmp")).is_empty(),
+            "killed after {after_ms} ms"
+        );
     }
     println!("{midway} of the builds were killed midway");
 }
@@ -106,7 +122,7 @@ fn killed_at_any_moment_nothing_finished_repeats() {
 const STUBBORN: &str = r#"
 if test ! -e PIDS; then
   (trap "" TERM HUP INT; exec sleep 60) &
-  echo $! > PIDS.new; echo $$ >> PIDS.new; mv PIDS.new PIDS; wait
+  echo $! > PIDS.new; echo $$$$ >> PIDS.new; mv PIDS.new PIDS; wait
 fi"#;
 
 fn stubborn() -> (World, Vec<Process>, Child) {
@@ -128,7 +144,10 @@ params.argv = ["sh", "-c", '''{}; echo done > "$0"''', "{{outputs.out}}", "{{inp
     let pids = world.path("runs.pids");
     until("the command runs", || pids.exists());
     let left = fs::read_to_string(&pids).unwrap();
-    let left = left.lines().map(|pid| Process::find(pid.parse().unwrap()).unwrap()).collect();
+    let left = left
+        .lines()
+        .map(|pid| Process::find(pid.parse().unwrap()).unwrap())
+        .collect();
     (world, left, build)
 }
 
@@ -139,7 +158,10 @@ fn the_next_build_ends_what_a_killed_one_left() {
     build.wait().unwrap();
     assert!(spawn(&world).wait().unwrap().success());
     assert_eq!(world.latest("t/out"), "done\n");
-    assert!(left.iter().all(|process| !process.is_alive()), "grandchild and child are gone");
+    assert!(
+        left.iter().all(|process| !process.is_alive()),
+        "grandchild and child are gone"
+    );
 }
 
 #[test]
@@ -149,8 +171,17 @@ fn a_killed_child_is_a_failure_and_leaves_nobody() {
         panic!("two processes were recorded")
     };
     let pid = child.pid.to_string();
-    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-9", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert!(!build.wait().unwrap().success());
-    assert!(!grandchild.is_alive(), "the build ends the group before it leaves");
+    assert!(
+        !grandchild.is_alive(),
+        "the build ends the group before it leaves"
+    );
     assert!(spawn(&world).wait().unwrap().success());
 }

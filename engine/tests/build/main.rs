@@ -1,6 +1,7 @@
 //! Builds with real processes: small commands, kills, damage, and several builds at once.
 
 mod behaviour;
+mod built_in;
 mod crash;
 mod parts;
 mod world;

@@ -61,10 +61,18 @@ async fn only_missing_parts_run() {
 
     world.write("project/data/2.txt", "new\n");
     world.build("all").await.complete();
-    assert_eq!(world.runs(), ["all", "new"], "one changed shard is one part");
+    assert_eq!(
+        world.runs(),
+        ["all", "new"],
+        "one changed shard is one part"
+    );
     assert_eq!(world.latest("all/out"), "ONE\nNEW\nTHREE\n");
 
-    fs::rename(world.path("project/data/1.txt"), world.path("project/data/0.txt")).unwrap();
+    fs::rename(
+        world.path("project/data/1.txt"),
+        world.path("project/data/0.txt"),
+    )
+    .unwrap();
     world.build("all").await.complete();
     assert_eq!(world.runs(), [""; 0], "names of shards are not content");
 
@@ -76,7 +84,11 @@ async fn only_missing_parts_run() {
     fs::remove_file(world.path("project/data/3.txt")).unwrap();
     world.write("project/data/4.txt", "");
     world.build("all").await.complete();
-    assert_eq!(world.runs(), ["", "all"], "an emptied shard stays as a part");
+    assert_eq!(
+        world.runs(),
+        ["", "all"],
+        "an emptied shard stays as a part"
+    );
     assert_eq!(files(&world.cache().join("latest/up/out")).len(), 3);
 }
 
@@ -94,7 +106,10 @@ async fn finished_parts_survive_a_failure() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_promises_about_parts_are_failures() {
     for (broken, expected) in [
-        ("echo '{\"event\":\"part\",\"index\":7}'", "part 7, which it was not asked for"),
+        (
+            "echo '{\"event\":\"part\",\"index\":7}'",
+            "part 7, which it was not asked for",
+        ),
         ("echo '{\"event\":\"part\",\"index\":0}'", "is missing"),
         ("true", "without making part 0"),
     ] {

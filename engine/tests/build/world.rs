@@ -58,8 +58,11 @@ impl World {
     /// What ran since this was asked last, sorted.
     pub fn runs(&self) -> Vec<String> {
         let path = self.path("runs");
-        let mut lines: Vec<String> =
-            fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect();
         let _ = fs::remove_file(&path);
         lines.sort();
         lines
@@ -76,29 +79,41 @@ impl World {
             extension: "txt",
             doc: "lines of text",
         };
-        let kinds = Kinds::new(Vec::new(), vec![lines]);
+        Self::open_with(folder, &Kinds::new(Vec::new(), vec![lines]))
+    }
+
+    pub fn open_with(folder: &Path, kinds: &Kinds) -> Project {
         let options = kananafile::Options {
             file: "Kananafile",
             ..kananafile::Options::default()
         };
-        match Project::open(folder, &kinds, &options) {
+        match Project::open(folder, kinds, &options) {
             Ok(project) => project,
             Err(Closed::Problems(problems)) => panic!("{problems:#?}"),
             Err(Closed::Environment(error)) => panic!("{error}"),
         }
     }
 
-    pub async fn build_at(project: &Project, goal: &str) -> Outcome {
+    pub async fn build_at(
+        project: &Project,
+        goal: &str,
+        change: impl FnOnce(&mut Options),
+    ) -> Outcome {
         let goals = project.graph().select(&[goal]).unwrap();
         let mut options = Options::new("test");
         options.grace = Duration::from_millis(500);
+        change(&mut options);
         let stop = watch::Sender::new(Stop::No);
         let quiet = Events::new(|_| ());
-        project.build(&goals, options, quiet, stop.subscribe()).await.unwrap()
+        project
+            .build(&goals, options, quiet, stop.subscribe())
+            .await
+            .unwrap()
     }
 
     pub async fn build(&self, goal: &str) -> Built {
-        self.build_with(goal, |_| (), watch::Sender::new(Stop::No)).await
+        self.build_with(goal, |_| (), watch::Sender::new(Stop::No))
+            .await
     }
 
     pub async fn build_with(
@@ -107,7 +122,15 @@ impl World {
         change: impl FnOnce(&mut Options),
         stop: watch::Sender<Stop>,
     ) -> Built {
-        let project = self.open();
+        Self::run(&self.open(), goal, change, stop).await
+    }
+
+    pub async fn run(
+        project: &Project,
+        goal: &str,
+        change: impl FnOnce(&mut Options),
+        stop: watch::Sender<Stop>,
+    ) -> Built {
         let goals = project.graph().select(&[goal]).unwrap();
         let mut options = Options::new("test");
         options.grace = Duration::from_secs(5);
@@ -115,7 +138,10 @@ impl World {
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         let sink = Events::new(move |event| heard.lock().unwrap().push(event));
-        let outcome = project.build(&goals, options, sink, stop.subscribe()).await.unwrap();
+        let outcome = project
+            .build(&goals, options, sink, stop.subscribe())
+            .await
+            .unwrap();
         let events = events.lock().unwrap().clone();
         Built { outcome, events }
     }
@@ -142,11 +168,13 @@ impl Built {
     }
 
     pub fn warnings(&self) -> Vec<&str> {
-        let text = |event| match event {
-            &BuildEvent::Warning { ref text } => Some(text.as_str()),
-            _ => None,
-        };
-        self.events.iter().filter_map(text).collect()
+        let events = self.events.iter();
+        events
+            .filter_map(|event| match event {
+                BuildEvent::Warning { text } => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 }
 
