@@ -19,6 +19,7 @@ fn all() -> Vec<Case> {
         cases::model::CASES,
         cases::train::CASES,
         cases::surgery::CASES,
+        cases::measure::CASES,
     ]
     .concat()
 }
@@ -101,4 +102,9 @@ fn train() {
 #[test]
 fn surgery() {
     run("surgery", cases::surgery::CASES);
+}
+
+#[test]
+fn measure() {
+    run("measure", cases::measure::CASES);
 }

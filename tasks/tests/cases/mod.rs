@@ -1,6 +1,7 @@
 //! The vectors as a directory of named cases. A part's file adds its own to its `CASES`.
 
 pub mod data;
+pub mod measure;
 pub mod model;
 pub mod surgery;
 pub mod train;

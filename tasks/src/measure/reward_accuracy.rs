@@ -1,0 +1,246 @@
+//! `evaluate-reward-model`: how often a reward model prefers what people prefer, on pairs it has not seen.
+//!
+//! Accuracy counts strict wins: equal rewards are wrong (RewardBench). Lengths are reported beside it, and the accuracy
+//! of always taking the longer answer: a reward that is not better than that has learned length.
+
+use kbuild_engine::artifact::Shape;
+use kbuild_engine::facts::Prediction;
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
+use kbuild_engine::runner::{Artifact, Context, Failure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::json::write_report;
+use super::statistics::{mean, standard_error};
+use crate::formats::chat::Preference;
+use crate::formats::tokenizer::Tokenizer;
+use crate::model::{Batch, Core, Device, Head, Model};
+use crate::surgery::facts::same_vocabulary;
+use crate::train::dialogue::{Boundary, tokenize_preference};
+use crate::train::records::{self, TokenPair};
+
+/// The `evaluate-reward-model` kind.
+pub struct EvaluateRewardModel;
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// Pairs with a longer side are left out and counted.
+    pub max_length: usize,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self { max_length: 1024 }
+    }
+}
+
+/// A pair with its rewards.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    pub chosen: f64,
+    pub rejected: f64,
+    /// Tokens of the completions.
+    pub chosen_length: usize,
+    pub rejected_length: usize,
+}
+
+impl Judged {
+    /// A strict win: equal rewards are wrong.
+    pub fn is_right(&self) -> bool {
+        self.chosen > self.rejected
+    }
+}
+
+impl TaskKind for EvaluateRewardModel {
+    const NAME: &'static str = "evaluate-reward-model";
+    const VERSION: u32 = 1;
+    const SUMMARY: &'static str = "Measures the accuracy of a reward model on held-out preferences";
+
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new()
+            .input(
+                "model",
+                "reward-model",
+                Arity::One,
+                "the reward model, with its tokenizer",
+            )
+            .input(
+                "preferences",
+                "preferences|pairs",
+                Arity::Many,
+                "held-out preferences, as text or as tokens",
+            )
+            .output("report", "report", "accuracy, margin and lengths")
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let complaints = same_vocabulary(known, "model", "preferences");
+        if complaints.is_empty() {
+            Ok(Prediction::default())
+        } else {
+            Err(complaints)
+        }
+    }
+
+    fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
+        let path = context.one("model").path.clone();
+        let model = Model::load(&path)?;
+        let mut pairs = Vec::new();
+        for artifact in context.many("preferences") {
+            pairs.extend(read_pairs(artifact, &path)?);
+        }
+        let there = pairs.len();
+        let longest = params.max_length.min(model.config.max_position_embeddings);
+        pairs.retain(|pair| pair.sequences().iter().all(|ids| ids.len() <= longest));
+        let judged = judge(&model, &pairs, context)?;
+        if judged.is_empty() {
+            return Err(Failure::input("no held-out pair is left to judge")
+                .help("raise `max_length`, or check the preferences"));
+        }
+        let mut report = summary(&judged);
+        report["kind"] = json!(Self::NAME);
+        report["too_long"] = json!(there - pairs.len());
+        report["parameters"] = json!(model.config.parameter_count());
+        write_report(context.output("report"), &report)
+    }
+}
+
+fn read_pairs(artifact: &Artifact, model: &std::path::Path) -> Result<Vec<TokenPair>, Failure> {
+    if artifact.shape != Shape::Shards {
+        return records::read(&artifact.path);
+    }
+    let tokenizer = Tokenizer::open(model)?;
+    let preferences: Vec<Preference> = records::read_shards(&artifact.parts)?;
+    preferences
+        .iter()
+        .map(|preference| {
+            let [prompt, chosen, rejected] =
+                tokenize_preference(&tokenizer, preference, Boundary::Error)?;
+            Ok(TokenPair {
+                prompt,
+                chosen,
+                rejected,
+                ..TokenPair::default()
+            })
+        })
+        .collect()
+}
+
+/// Pairs read at a time.
+const BATCH_PAIRS: usize = 16;
+
+/// Rewards of both sides, each read at its last token.
+fn judge(
+    model: &Model,
+    pairs: &[TokenPair],
+    context: &mut Context,
+) -> Result<Vec<Judged>, Failure> {
+    if model.config.head != Head::Score {
+        return Err(Failure::input("the model has no reward head")
+            .help("bind the output of `reward-model`"));
+    }
+    let device = Device::parse(context.device())?;
+    let mut core = Core::new(&model.config, device, context.threads())?;
+    let mut judged = Vec::with_capacity(pairs.len());
+    for chunk in pairs.chunks(BATCH_PAIRS) {
+        let rewards = rewards(
+            &mut core,
+            model,
+            &Batch::of(chunk.iter().flat_map(TokenPair::sequences)),
+        )?;
+        judged.extend(
+            chunk
+                .iter()
+                .zip(rewards.chunks_exact(2))
+                .map(|(pair, rewards)| Judged {
+                    chosen: rewards[0],
+                    rejected: rewards[1],
+                    chosen_length: pair.chosen.len(),
+                    rejected_length: pair.rejected.len(),
+                }),
+        );
+        context.progress(judged.len() as u64, pairs.len() as u64, "pairs");
+        if context.should_stop() {
+            return Err(Failure::interrupted());
+        }
+    }
+    Ok(judged)
+}
+
+/// The score at the last token of every sequence.
+pub fn rewards(core: &mut Core, model: &Model, batch: &Batch) -> Result<Vec<f64>, Failure> {
+    core.forward_only(&model.weights, batch, None)?;
+    let rows: Vec<usize> = batch.ends.iter().map(|end| end - 1).collect();
+    let mut rewards = Vec::new();
+    core.score_head(&model.weights, None, &rows, &mut |scores| {
+        rewards = scores.iter().map(|score| f64::from(*score)).collect();
+    });
+    Ok(rewards)
+}
+
+/// Accuracy, margins and lengths of judged pairs.
+pub fn summary(judged: &[Judged]) -> Value {
+    let over = |of: fn(&Judged) -> f64| judged.iter().map(of).collect::<Vec<f64>>();
+    let right = over(|pair| f64::from(u8::from(pair.is_right())));
+    let picked = over(|pair| {
+        let length = if pair.is_right() {
+            pair.chosen_length
+        } else {
+            pair.rejected_length
+        };
+        length as f64
+    });
+    let longer = over(|pair| f64::from(u8::from(pair.chosen_length > pair.rejected_length)));
+    json!({
+        "pairs": judged.len(),
+        "accuracy": mean(&right),
+        "accuracy_standard_error": standard_error(&right),
+        "mean_margin": mean(&over(|pair| pair.chosen - pair.rejected)),
+        "ties": judged.iter().filter(|pair| pair.chosen == pair.rejected).count(),
+        "mean_reward": {
+            "chosen": mean(&over(|pair| pair.chosen)),
+            "rejected": mean(&over(|pair| pair.rejected)),
+        },
+        "mean_length": {
+            "chosen": mean(&over(|pair| pair.chosen_length as f64)),
+            "rejected": mean(&over(|pair| pair.rejected_length as f64)),
+            "preferred_by_model": mean(&picked),
+        },
+        "longer_is_chosen": mean(&longer),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(chosen: f64, rejected: f64) -> Judged {
+        Judged {
+            chosen,
+            rejected,
+            chosen_length: 3,
+            rejected_length: 5,
+        }
+    }
+
+    #[test]
+    fn equal_rewards_are_wrong_and_swapping_flips_the_margin() {
+        let pairs = [
+            judged(1.0, 0.0),
+            judged(0.5, 0.5),
+            judged(-1.0, 2.0),
+            judged(3.0, 2.0),
+        ];
+        let report = summary(&pairs);
+        assert_eq!(report["accuracy"], json!(0.5));
+        assert_eq!(report["ties"], json!(1));
+        assert_eq!(report["longer_is_chosen"], json!(0.0));
+        let swapped: Vec<Judged> = pairs.iter().map(|p| judged(p.rejected, p.chosen)).collect();
+        let margin = |report: &Value| report["mean_margin"].as_f64().unwrap();
+        assert_eq!(margin(&summary(&swapped)), -margin(&report));
+    }
+}

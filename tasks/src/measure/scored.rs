@@ -1,0 +1,45 @@
+//! Score files as tables: prompt by prompt, response by response.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kbuild_engine::runner::Failure;
+
+use crate::train::records::{self, Score};
+
+/// Scores by prompt; the responses of a prompt in order.
+pub type ByPrompt = BTreeMap<usize, Vec<Score>>;
+
+/// Reads a `scores` artifact.
+pub fn load(path: &Path) -> Result<ByPrompt, Failure> {
+    let mut by_prompt = ByPrompt::new();
+    for score in records::read::<Score>(path)? {
+        by_prompt.entry(score.prompt).or_default().push(score);
+    }
+    for scores in by_prompt.values_mut() {
+        scores.sort_by_key(|score| score.response);
+    }
+    if by_prompt.is_empty() {
+        return Err(Failure::input(format!(
+            "`{}` holds no score",
+            path.display()
+        )));
+    }
+    Ok(by_prompt)
+}
+
+/// Checks that two tables have the same prompts.
+pub fn same_prompts(a: &ByPrompt, b: &ByPrompt) -> Result<(), Failure> {
+    if a.keys().eq(b.keys()) {
+        return Ok(());
+    }
+    let missing = a.keys().find(|prompt| !b.contains_key(prompt));
+    let missing = missing.or_else(|| b.keys().find(|prompt| !a.contains_key(prompt)));
+    Err(Failure::input(format!(
+        "the scores are of other prompts: prompt {} is on one side only ({} and {} prompts)",
+        missing.copied().unwrap_or_default(),
+        a.len(),
+        b.len()
+    ))
+    .help("sample and score both sides on the same prompts"))
+}

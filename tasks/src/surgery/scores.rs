@@ -1,0 +1,150 @@
+//! Importance scores by axis, and the file that holds them.
+//!
+//! The file is safetensors of F64: `layers.<i>.hidden [d]`, `.ffn [f]`, `.heads [H]`, `.kv_heads [G]` for every layer,
+//! and `layers [L]`. Higher is more important. How they were measured is in the metadata, for people.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use kbuild_engine::runner::{AtPath, Failure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
+
+use crate::model::Config;
+
+/// Scores of a model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scores {
+    /// `[L][d]`: channels, at the two norms of each layer together.
+    pub hidden: Vec<Vec<f64>>,
+    /// `[L][f]`
+    pub ffn: Vec<Vec<f64>>,
+    /// `[L][H]`
+    pub heads: Vec<Vec<f64>>,
+    /// `[L][G]`
+    pub kv_heads: Vec<Vec<f64>>,
+    /// `[L]`
+    pub layers: Vec<f64>,
+}
+
+const AXES: [&str; 4] = ["hidden", "ffn", "heads", "kv_heads"];
+
+impl Scores {
+    /// Checks that there is a score for every part of a model.
+    pub fn fit(&self, config: &Config) -> Result<(), Failure> {
+        let wanted = [
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+        ];
+        let layers = config.num_hidden_layers;
+        let fits = self.layers.len() == layers
+            && self.axes().into_iter().zip(wanted).all(|(lists, length)| {
+                lists.len() == layers && lists.iter().all(|list| list.len() == length)
+            });
+        if fits {
+            Ok(())
+        } else {
+            Err(
+                Failure::input("the importance was measured on a model of another shape")
+                    .help("give `prune` the importance of the very model that it prunes"),
+            )
+        }
+    }
+
+    fn axes(&self) -> [&Vec<Vec<f64>>; 4] {
+        [&self.hidden, &self.ffn, &self.heads, &self.kv_heads]
+    }
+
+    /// Writes the file; `measured` says how the scores came about.
+    pub fn save(&self, path: &Path, measured: &Value) -> Result<(), Failure> {
+        let mut tensors = BTreeMap::from([("layers".to_owned(), bytes_of(&self.layers))]);
+        for (axis, lists) in AXES.into_iter().zip(self.axes()) {
+            for (layer, list) in lists.iter().enumerate() {
+                tensors.insert(format!("layers.{layer}.{axis}"), bytes_of(list));
+            }
+        }
+        let views = tensors.iter().map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes);
+            (name, view.expect("a list of whole numbers of f64"))
+        });
+        // One entry alone: the order of several would be that of a hash map.
+        let metadata = HashMap::from([("measured".to_owned(), measured.to_string())]);
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+        std::fs::write(path, bytes).at(path)
+    }
+
+    /// Reads the file.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let bytes = std::fs::read(path).at(path)?;
+        let bad = |what: String| {
+            Failure::input(format!("`{}`: {what}", path.display()))
+                .help("expected the output of `importance`")
+        };
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(error.to_string()))?;
+        let list = |name: &str| {
+            let view = file.tensor(name).map_err(|error| bad(error.to_string()))?;
+            if view.dtype() != Dtype::F64 {
+                return Err(bad(format!("`{name}` is {:?}, expected F64", view.dtype())));
+            }
+            Ok(values_of(view.data()))
+        };
+        let layers = list("layers")?;
+        let axis = |axis: &str| -> Result<Vec<Vec<f64>>, Failure> {
+            (0..layers.len())
+                .map(|layer| list(&format!("layers.{layer}.{axis}")))
+                .collect()
+        };
+        let [hidden, ffn, heads, kv_heads] = AXES.map(axis);
+        Ok(Self {
+            hidden: hidden?,
+            ffn: ffn?,
+            heads: heads?,
+            kv_heads: kv_heads?,
+            layers,
+        })
+    }
+}
+
+fn bytes_of(values: &[f64]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+fn values_of(bytes: &[u8]) -> Vec<f64> {
+    let (values, _) = bytes.as_chunks::<8>();
+    values.iter().map(|raw| f64::from_le_bytes(*raw)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_loads_and_twice_gives_the_same_bytes() {
+        let scores = Scores {
+            hidden: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
+            ffn: vec![vec![0.1], vec![0.2]],
+            heads: vec![vec![5.0], vec![6.0]],
+            kv_heads: vec![vec![7.0], vec![8.0]],
+            layers: vec![0.5, 0.25],
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("importance.safetensors");
+        scores
+            .save(&path, &serde_json::json!({"samples": 3, "a": 1}))
+            .unwrap();
+        let first = std::fs::read(&path).unwrap();
+        assert_eq!(Scores::load(&path).unwrap(), scores);
+        scores
+            .save(&path, &serde_json::json!({"samples": 3, "a": 1}))
+            .unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), first);
+        std::fs::write(&path, &first[..40]).unwrap();
+        assert!(Scores::load(&path).unwrap_err().help.contains("importance"));
+    }
+}

@@ -1,0 +1,319 @@
+//! `dpo`: a policy learns to prefer the chosen completion of each pair over the rejected one (recipe 10.2).
+//!
+//! Log-probabilities come from the training forward pass, those of the reference from their own task. That
+//! `logps_chosen` falls while the margin grows is expected; judge by a reward that did not train the policy.
+
+use kbuild_engine::facts::{Cost, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
+use kbuild_engine::runner::{Context, Failure};
+
+use super::log_probabilities::PairLogProbabilities;
+use super::model_files;
+use super::pair_batch::{self, PairBatch, PairOrder, groups};
+use super::params::{Training, training_params};
+use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, preference_loss};
+use super::records::TokenPair;
+use super::steps::{self, Objective, StepReport, write_metrics};
+use crate::model::{Core, loss};
+
+pub struct Dpo;
+
+training_params! {
+    /// Preference optimisation on pairs.
+    pub struct Params {
+        /// What is minimised. A `beta` means nothing without it.
+        pub loss: PreferenceLoss = PreferenceLoss::Sigmoid,
+        /// How strongly the policy is held to the reference (5 for `sigmoid_norm`, 2 for `simpo`).
+        pub beta: f64 = 0.1,
+        /// Share of wrong labels that `cdpo`, `robust` and `exo_pair` expect.
+        pub label_smoothing: f64 = 0.0,
+        /// Target margin of `simpo`, over beta.
+        pub gamma_beta_ratio: f64 = 0.25,
+        /// Strength of the mean negative log-likelihood of the chosen completions, added to the loss.
+        pub sft_coefficient: f64 = 0.0,
+        /// Passes over the pairs.
+        pub epochs: usize = 1,
+        /// Pairs of an optimiser step.
+        pub pairs_per_step: usize = 128,
+    }
+    training: Training {
+        lr: Some(5e-7),
+        warmup: 0.1,
+        ..Training::default()
+    }
+}
+
+impl Params {
+    fn complaints(&self) -> Vec<Complaint> {
+        let mut complaints = self.training().complaints();
+        let mut refuse = |wrong: bool, at: &str, message: String, help: &str| {
+            if wrong {
+                complaints.push(Complaint::new(&format!("params.{at}"), message, help));
+            }
+        };
+        refuse(
+            !(self.beta.is_finite() && self.beta > 0.0),
+            "beta",
+            format!("`beta` is {}, expected a positive number", self.beta),
+            "0.1 is usual for `sigmoid`",
+        );
+        let below_half = (0.0..0.5).contains(&self.label_smoothing);
+        refuse(
+            !below_half,
+            "label_smoothing",
+            format!("`label_smoothing` is {}, expected 0 to below 0.5", self.label_smoothing),
+            "it is the share of labels that are wrong",
+        );
+        let smooth = [PreferenceLoss::Cdpo, PreferenceLoss::Robust, PreferenceLoss::ExoPair];
+        refuse(
+            self.label_smoothing > 0.0 && !smooth.contains(&self.loss),
+            "label_smoothing",
+            format!("`{:?}` does not look at `label_smoothing`", self.loss),
+            "use `cdpo`, `robust` or `exo_pair`, or remove it",
+        );
+        refuse(
+            self.loss == PreferenceLoss::ExoPair && self.label_smoothing == 0.0,
+            "label_smoothing",
+            "`exo_pair` needs a `label_smoothing` above 0".to_owned(),
+            "use 0.001 or more",
+        );
+        refuse(self.epochs == 0, "epochs", "`epochs` is 0".to_owned(), "use 1 or more");
+        refuse(
+            self.pairs_per_step == 0,
+            "pairs_per_step",
+            "`pairs_per_step` is 0".to_owned(),
+            "use 1 or more",
+        );
+        complaints
+    }
+
+    fn coefficients(&self) -> Coefficients {
+        Coefficients {
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            gamma_beta_ratio: self.gamma_beta_ratio,
+        }
+    }
+}
+
+impl TaskKind for Dpo {
+    const NAME: &'static str = "dpo";
+    const VERSION: u32 = 1;
+    const SUMMARY: &'static str = "trains a policy on preference pairs";
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new()
+            .input("model", "model", Arity::One, "the policy that is trained")
+            .input("pairs", "pairs", Arity::One, "pairs in token ids")
+            .input(
+                "reference",
+                "log-probabilities",
+                Arity::Optional,
+                "log-probabilities of these pairs under the reference; not needed by `simpo`",
+            )
+            .output("model", "model", "the trained policy with its tokenizer")
+            .output("metrics", "metrics", "loss, rewards, margin, accuracy and lengths of every step")
+    }
+
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let mut complaints = params.complaints();
+        complaints.extend(model_files::vocab_complaints(known, &["model", "pairs"]));
+        if params.loss.uses_reference() && known.many("reference").is_empty() {
+            complaints.push(Complaint::new(
+                "inputs.reference",
+                format!("`{:?}` compares with a reference, and none is bound", params.loss),
+                "bind it to a `log-probabilities` task over the same pairs",
+            ));
+        }
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let facts = known.one("model").cloned().unwrap_or_default();
+        let tokens = known.one("pairs").and_then(|pairs| pairs.u64("tokens"));
+        let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
+        let parameters = facts.u64("parameters");
+        let cost = Cost {
+            flops: tokens.zip(parameters).map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
+            tokens,
+            disk_bytes: parameters.map(|n| 4 * n),
+            ..Cost::default()
+        };
+        Ok(Prediction {
+            cost,
+            ..Prediction::default()
+        }
+        .output("model", facts))
+    }
+
+    fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
+        let artifact = context.one("model");
+        let model = model_files::load(artifact)?;
+        let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
+        model_files::check_vocab(context.one("pairs"), &tokenizer)?;
+        let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
+        let reference = match context.optional("reference") {
+            Some(reference) => PairLogProbabilities::load(&reference.path)?,
+            None if params.loss.uses_reference() => {
+                return Err(Failure::input("this loss needs the reference's log-probabilities"));
+            }
+            None => zeros(pairs.len()),
+        };
+        if reference.chosen.len() != pairs.len() || reference.rejected.len() != pairs.len() {
+            return Err(Failure::input(format!(
+                "{} pairs, and log-probabilities of {}",
+                pairs.len(),
+                reference.chosen.len()
+            ))
+            .help("make the log-probabilities of these pairs"));
+        }
+        if pairs.is_empty() {
+            context.note("there are no pairs: the policy stays as it is");
+        }
+        let mut objective = Preferences::new(&params, pairs, reference);
+        let pool = steps::pool(context)?;
+        let training = params.training();
+        let trained = steps::train(context, &training, pool, model, None, &mut objective)?;
+        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        write_metrics(context, &trained.metrics)
+    }
+}
+
+fn zeros(n: usize) -> PairLogProbabilities {
+    PairLogProbabilities {
+        chosen: vec![0.0; n],
+        rejected: vec![0.0; n],
+    }
+}
+
+/// Pairs under a preference loss.
+pub struct Preferences {
+    pairs: Vec<TokenPair>,
+    reference: PairLogProbabilities,
+    loss: PreferenceLoss,
+    coefficients: Coefficients,
+    sft_coefficient: f64,
+    micro_batch_tokens: usize,
+    order: PairOrder,
+    tokens: Vec<u64>,
+}
+
+impl Preferences {
+    pub fn new(params: &Params, pairs: Vec<TokenPair>, reference: PairLogProbabilities) -> Self {
+        let mut order = PairOrder::new(pairs.len(), params.pairs_per_step, params.epochs, params.seed);
+        Self {
+            tokens: order.tokens(&pairs),
+            pairs,
+            reference,
+            loss: params.loss,
+            coefficients: params.coefficients(),
+            sft_coefficient: params.sft_coefficient,
+            micro_batch_tokens: params.micro_batch_tokens,
+            order,
+        }
+    }
+
+    /// Means over pairs, and over the tokens of all chosen completions, of one step.
+    fn step_size(&self, chosen: &[usize]) -> StepSize {
+        StepSize {
+            pairs: chosen.len(),
+            chosen_tokens: chosen.iter().map(|&pair| self.pairs[pair].chosen.len()).sum(),
+        }
+    }
+
+    /// Adds the pairs of one micro-batch: their numbers to `metrics`, their gradient to `grads`.
+    fn micro_batch(
+        &self,
+        group: &[usize],
+        size: StepSize,
+        core: &mut Core,
+        weights: &[f32],
+        grads: &mut [f32],
+        metrics: &mut PairMetrics,
+    ) -> Result<(), Failure> {
+        let batch = PairBatch::of(group.iter().map(|&pair| &self.pairs[pair]));
+        let found = batch.log_probabilities(core, weights, true)?;
+        let sums = batch.sums(&found);
+        let mut slopes = vec![0.0; batch.rows.len()];
+        for (place, &pair) in group.iter().enumerate() {
+            let logps = self.logps(pair, &batch, &sums, place);
+            let value = preference_loss(self.loss, &self.coefficients, &logps);
+            let sft = self.sft_coefficient / size.chosen_tokens.max(1) as f64;
+            let (chosen, rejected) = (2 * place, 2 * place + 1);
+            let n = size.pairs as f64;
+            slopes[batch.completions[chosen].clone()].fill(value.d_chosen / n - sft);
+            slopes[batch.completions[rejected].clone()].fill(value.d_rejected / n);
+            let likelihood = -sft * logps.policy_chosen * n;
+            metrics.add(self.coefficients.beta, &logps, value.loss + likelihood, size.pairs);
+        }
+        let vocabulary = core.config().vocab_size;
+        core.lm_head(weights, Some(grads), &batch.rows, &mut |first, logits| {
+            let rows = first..first + logits.len() / vocabulary;
+            loss::log_probability_gradient(logits, &batch.targets[rows.clone()], &slopes[rows]);
+        });
+        core.backward(weights, grads);
+        Ok(())
+    }
+
+    fn logps(&self, pair: usize, batch: &PairBatch, sums: &[f64], place: usize) -> PairLogps {
+        let (chosen, rejected) = (2 * place, 2 * place + 1);
+        PairLogps {
+            policy_chosen: sums[chosen],
+            policy_rejected: sums[rejected],
+            reference_chosen: self.reference.chosen[pair],
+            reference_rejected: self.reference.rejected[pair],
+            chosen_length: batch.completions[chosen].len() as f64,
+            rejected_length: batch.completions[rejected].len() as f64,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct StepSize {
+    pairs: usize,
+    chosen_tokens: usize,
+}
+
+impl Objective for Preferences {
+    fn steps(&self) -> u64 {
+        self.order.steps()
+    }
+
+    fn tokens_before(&self, step: u64) -> u64 {
+        self.tokens[step as usize]
+    }
+
+    fn step(
+        &mut self,
+        step: u64,
+        core: &mut Core,
+        weights: &[f32],
+        grads: &mut [f32],
+    ) -> Result<StepReport, Failure> {
+        let chosen = self.order.step(step);
+        let size = self.step_size(&chosen);
+        let mut metrics = PairMetrics::default();
+        for group in groups(&self.pairs, &chosen, self.micro_batch_tokens) {
+            self.micro_batch(&group, size, core, weights, grads, &mut metrics)?;
+        }
+        Ok(report(&metrics, size.pairs))
+    }
+}
+
+fn report(metrics: &PairMetrics, pairs: usize) -> StepReport {
+    let extra = [
+        ("rewards_chosen", metrics.rewards_chosen),
+        ("rewards_rejected", metrics.rewards_rejected),
+        ("margin", metrics.margin),
+        ("accuracy", metrics.accuracy),
+        ("logps_chosen", metrics.logps_chosen),
+        ("logps_rejected", metrics.logps_rejected),
+        ("chosen_length", metrics.chosen_length),
+        ("rejected_length", metrics.rejected_length),
+    ];
+    StepReport {
+        loss: metrics.loss,
+        counted: pairs as u64,
+        extra: extra.into_iter().collect(),
+    }
+}

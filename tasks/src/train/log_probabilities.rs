@@ -1,0 +1,149 @@
+//! `log-probabilities`: what a reference model gives the completions of preference pairs (recipe 10.1).
+//!
+//! A node of its own, so that a sweep over β or the loss costs one pass of the reference.
+
+use std::path::Path;
+
+use kbuild_engine::facts::{Cost, Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
+use kbuild_engine::runner::{AtPath, Context, Failure};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::model_files;
+use super::pair_batch::{self, PairBatch, groups};
+use super::params::Numerics;
+use super::steps;
+use crate::model::Core;
+
+pub struct LogProbabilities;
+
+/// How the pass is made.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// Tokens that go through the model at once; changes rounding, nothing else.
+    pub micro_batch_tokens: usize,
+    /// Number format of the arithmetic.
+    pub numerics: Numerics,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            micro_batch_tokens: 8192,
+            numerics: Numerics::F32,
+        }
+    }
+}
+
+/// The content of the artifact: one number per pair each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PairLogProbabilities {
+    /// Σ ln p over the chosen completion.
+    pub chosen: Vec<f64>,
+    pub rejected: Vec<f64>,
+}
+
+impl PairLogProbabilities {
+    pub fn save(&self, path: &Path) -> Result<(), Failure> {
+        let bytes = |values: &[f64]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+        let (chosen, rejected) = (bytes(&self.chosen), bytes(&self.rejected));
+        let shape = vec![self.chosen.len()];
+        let invalid = |error: safetensors::SafeTensorError| {
+            Failure::input(format!("`{}`: {error}", path.display()))
+        };
+        let tensors = [
+            ("chosen", TensorView::new(Dtype::F64, shape.clone(), &chosen).map_err(invalid)?),
+            ("rejected", TensorView::new(Dtype::F64, shape.clone(), &rejected).map_err(invalid)?),
+        ];
+        safetensors::serialize_to_file(tensors, None, path).map_err(invalid)
+    }
+
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let bytes = std::fs::read(path).at(path)?;
+        let damaged = |error: safetensors::SafeTensorError| {
+            Failure::input(format!("`{}`: {error}", path.display()))
+                .help("expected the output of `log-probabilities`")
+        };
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let read = |name: &str| -> Result<Vec<f64>, Failure> {
+            let view = file.tensor(name).map_err(damaged)?;
+            let (values, _) = view.data().as_chunks::<8>();
+            Ok(values.iter().map(|raw| f64::from_le_bytes(*raw)).collect())
+        };
+        Ok(Self {
+            chosen: read("chosen")?,
+            rejected: read("rejected")?,
+        })
+    }
+}
+
+impl TaskKind for LogProbabilities {
+    const NAME: &'static str = "log-probabilities";
+    const VERSION: u32 = 1;
+    const SUMMARY: &'static str = "log-probabilities of preference pairs under a reference model";
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new()
+            .input("model", "model", Arity::One, "the reference")
+            .input("pairs", "pairs", Arity::One, "pairs in token ids")
+            .output("log-probabilities", "log-probabilities", "sums over the tokens of each completion")
+    }
+
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let mut complaints = model_files::vocab_complaints(known, &["model", "pairs"]);
+        if params.micro_batch_tokens == 0 {
+            complaints.push(Complaint::new(
+                "params.micro_batch_tokens",
+                "`micro_batch_tokens` is 0",
+                "8192 is the default",
+            ));
+        }
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let tokens = known.one("pairs").and_then(|pairs| pairs.u64("tokens"));
+        let parameters = known.one("model").and_then(|model| model.u64("parameters"));
+        let extra = tokens.zip(parameters).map(|(tokens, n)| 2.0 * tokens as f64 * n as f64);
+        let cost = Cost {
+            extra_flops: extra,
+            tokens,
+            ..Cost::default()
+        };
+        Ok(Prediction {
+            cost,
+            ..Prediction::default()
+        }
+        .output("log-probabilities", Facts::default()))
+    }
+
+    fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
+        let artifact = context.one("model");
+        let model = model_files::load(artifact)?;
+        let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
+        model_files::check_vocab(context.one("pairs"), &tokenizer)?;
+        let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
+        let mut core = Core::on_pool(&model.config, steps::pool(context)?)?;
+        let all: Vec<usize> = (0..pairs.len()).collect();
+        let mut found = PairLogProbabilities::default();
+        for group in groups(&pairs, &all, params.micro_batch_tokens) {
+            if context.should_stop() {
+                return Err(Failure::interrupted());
+            }
+            let batch = PairBatch::of(group.iter().map(|&pair| &pairs[pair]));
+            let tokens = batch.log_probabilities(&mut core, &model.weights, false)?;
+            for pair in batch.sums(&tokens).chunks_exact(2) {
+                found.chosen.push(pair[0]);
+                found.rejected.push(pair[1]);
+            }
+            context.progress(found.chosen.len() as u64, pairs.len() as u64, "pairs");
+        }
+        found.save(context.output("log-probabilities"))?;
+        context.fact("log-probabilities", "pairs", pairs.len());
+        Ok(())
+    }
+}

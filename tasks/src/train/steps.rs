@@ -1,0 +1,315 @@
+//! The training loop of every kind: gradient of a step, clip, schedule, AdamW, metrics, checkpoints.
+//!
+//! An [`Objective`] is a pure function from step to loss and gradient; the loop owns weights, optimiser and time. What
+//! it saves and when decides nothing: a resumed run and an uninterrupted one are equal bit for bit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kbuild_engine::runner::{AtPath, Context, Failure};
+use rayon::ThreadPool;
+use serde_json::Value;
+
+use super::checkpoint;
+use super::params::Training;
+use crate::model::optimizer::Rate;
+use crate::model::core::thread_pool;
+use crate::model::{AdamW, Core, Device, Model};
+
+/// What is trained.
+pub trait Objective {
+    /// Optimiser steps of the whole run.
+    fn steps(&self) -> u64;
+
+    /// Tokens that steps before `step` send through the trained model.
+    fn tokens_before(&self, step: u64) -> u64;
+
+    /// Adds the gradient of the loss of step `step` to `grads`, which is 0 at first.
+    fn step(
+        &mut self,
+        step: u64,
+        core: &mut Core,
+        weights: &[f32],
+        grads: &mut [f32],
+    ) -> Result<StepReport, Failure>;
+}
+
+/// What one step was.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepReport {
+    /// Mean over the whole step.
+    pub loss: f64,
+    /// Loss tokens, or pairs, of the whole step: what the loss was divided by. 0: nothing to learn, no update.
+    pub counted: u64,
+    /// More numbers for the metrics.
+    pub extra: BTreeMap<&'static str, f64>,
+}
+
+/// A finished run.
+pub struct Trained {
+    pub model: Model,
+    pub optimizer: AdamW,
+    /// The lines of the metrics artifact.
+    pub metrics: String,
+}
+
+/// Trains `model` from the newest usable checkpoint, or from the start with `optimizer` where there is none.
+///
+/// # Errors
+/// Interrupted (after saving), a gradient that is not finite, a full disk.
+pub fn train(
+    context: &mut Context,
+    training: &Training,
+    pool: Arc<ThreadPool>,
+    model: Model,
+    optimizer: Option<AdamW>,
+    objective: &mut dyn Objective,
+) -> Result<Trained, Failure> {
+    let core = Core::on_pool(&model.config, pool)?;
+    let mut run = Run::start(context, training, model, optimizer, core)?;
+    let steps = objective.steps();
+    let total = objective.tokens_before(steps);
+    let mut saves = Saves::new();
+    while run.step < steps {
+        context.progress(objective.tokens_before(run.step), total, "tokens");
+        if context.should_stop() {
+            run.save(context)?;
+            return Err(Failure::interrupted());
+        }
+        run.one_step(context, objective, steps)?;
+        if saves.due() && run.step < steps {
+            saves.timed(|| run.save(context))?;
+        }
+    }
+    context.progress(total, total, "tokens");
+    checkpoint::clear(context.partial())?;
+    Ok(Trained {
+        model: run.model,
+        optimizer: run.optimizer,
+        metrics: run.metrics,
+    })
+}
+
+struct Run<'a> {
+    training: &'a Training,
+    environment: String,
+    core: Core,
+    model: Model,
+    optimizer: AdamW,
+    grads: Vec<f32>,
+    metrics: String,
+    step: u64,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        context: &mut Context,
+        training: &'a Training,
+        model: Model,
+        optimizer: Option<AdamW>,
+        core: Core,
+    ) -> Result<Self, Failure> {
+        let environment = environment(context.device());
+        let options = training.adamw();
+        let (found, notes) = checkpoint::load(context.partial(), &environment, options);
+        let found = found.filter(|found| found.model.config == model.config);
+        for note in &notes {
+            context.note(note.clone());
+        }
+        if found.is_none() && !notes.is_empty() {
+            context.note("training starts over");
+        }
+        let grads = vec![0.0; model.weights.len()];
+        let fresh = optimizer.unwrap_or_else(|| AdamW::new(&model.layout, options));
+        let run = match found {
+            Some(found) => {
+                context.note(format!("continues after step {}", found.step));
+                Self {
+                    training,
+                    environment,
+                    core,
+                    model: found.model,
+                    optimizer: found.optimizer,
+                    grads,
+                    metrics: found.metrics,
+                    step: found.step,
+                }
+            }
+            None => Self {
+                training,
+                environment,
+                core,
+                model,
+                optimizer: fresh,
+                grads,
+                metrics: String::new(),
+                step: 0,
+            },
+        };
+        Ok(run)
+    }
+
+    fn one_step(
+        &mut self,
+        context: &mut Context,
+        objective: &mut dyn Objective,
+        steps: u64,
+    ) -> Result<(), Failure> {
+        self.grads.fill(0.0);
+        let weights = &self.model.weights;
+        let report = objective.step(self.step, &mut self.core, weights, &mut self.grads)?;
+        let lr = self.training.peak() * self.training.schedule(steps).factor(self.step);
+        let norm = if report.counted == 0 {
+            0.0
+        } else {
+            self.update(lr, &report)?
+        };
+        let tokens = objective.tokens_before(self.step + 1);
+        let line = line(self.step, tokens, lr, norm, &report);
+        context.metric(self.step, "loss", report.loss);
+        context.metric(self.step, "lr", lr);
+        self.metrics.push_str(&line);
+        self.metrics.push('\n');
+        self.step += 1;
+        Ok(())
+    }
+
+    fn update(&mut self, lr: f64, report: &StepReport) -> Result<f64, Failure> {
+        let rate = Rate {
+            now: lr,
+            peak: self.training.peak(),
+        };
+        let pool = self.core.pool().clone();
+        let Model {
+            layout, weights, ..
+        } = &mut self.model;
+        let norm = self.optimizer.update(&pool, layout, weights, &self.grads, rate);
+        if norm.is_finite() && report.loss.is_finite() {
+            return Ok(norm);
+        }
+        Err(Failure::input(format!(
+            "training diverged at step {}: loss {}, gradient norm {norm}",
+            self.step, report.loss
+        ))
+        .help("lower `lr`, lengthen `warmup`, or look at the data of this step"))
+    }
+
+    fn save(&self, context: &mut Context) -> Result<(), Failure> {
+        checkpoint::save(
+            context.partial(),
+            &self.environment,
+            self.step,
+            &self.model,
+            &self.optimizer,
+            &self.metrics,
+        )?;
+        context.checkpoint(self.step);
+        Ok(())
+    }
+}
+
+/// One line of the metrics, names in order.
+fn line(step: u64, tokens: u64, lr: f64, norm: f64, report: &StepReport) -> String {
+    let mut fields: BTreeMap<&str, Value> = BTreeMap::from([
+        ("step", step.into()),
+        ("tokens", tokens.into()),
+        ("loss", report.loss.into()),
+        ("lr", lr.into()),
+        ("grad_norm", norm.into()),
+        ("counted", report.counted.into()),
+    ]);
+    fields.extend(report.extra.iter().map(|(name, value)| (*name, Value::from(*value))));
+    serde_json::json!(fields).to_string()
+}
+
+/// Device, instruction set and version of the arithmetic: within one of these, results are equal bit for bit.
+pub fn environment(device: &str) -> String {
+    format!("{device}/{}/{}", instruction_set(), env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_set() -> &'static str {
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        "x86-64-avx512"
+    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        "x86-64-avx2"
+    } else {
+        "x86-64"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_set() -> &'static str {
+    std::env::consts::ARCH
+}
+
+/// When to save: every few seconds, and never for more than a twentieth of the time.
+struct Saves {
+    last: Instant,
+    wait: Duration,
+}
+
+impl Saves {
+    const SHORTEST: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        Self {
+            last: Instant::now(),
+            wait: Self::SHORTEST,
+        }
+    }
+
+    fn due(&self) -> bool {
+        self.last.elapsed() >= self.wait
+    }
+
+    fn timed(&mut self, save: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let start = Instant::now();
+        save()?;
+        self.last = Instant::now();
+        self.wait = Self::SHORTEST.max(20 * start.elapsed());
+        Ok(())
+    }
+}
+
+/// The threads that a task may use, on the device that it was given.
+pub fn pool(context: &Context) -> Result<Arc<ThreadPool>, Failure> {
+    let Device::Cpu = Device::parse(context.device())?;
+    Ok(thread_pool(context.threads())?)
+}
+
+/// Writes the metrics of a run to the port `metrics`.
+pub fn write_metrics(context: &Context, metrics: &str) -> Result<(), Failure> {
+    let path = context.output("metrics");
+    std::fs::write(path, metrics).at(path)
+}
+
+/// Groups consecutive items into micro-batches of at most `limit` tokens; a longer item is alone.
+pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<std::ops::Range<usize>> {
+    let mut groups = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (index, &length) in lengths.iter().enumerate() {
+        if index > start && tokens + length > limit {
+            groups.push(start..index);
+            (start, tokens) = (index, 0);
+        }
+        tokens += length;
+    }
+    if start < lengths.len() {
+        groups.push(start..lengths.len());
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_hold_every_item_once_in_order() {
+        assert_eq!(micro_batches(&[3, 3, 3, 9, 1], 6), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(micro_batches(&[], 6), []);
+        assert_eq!(micro_batches(&[1, 1], 100), [0..2]);
+    }
+}
