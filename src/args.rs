@@ -88,6 +88,8 @@ pub enum Verb {
     Status(StatusArgs),
     /// Print the log of a task's last attempt
     Log(LogArgs),
+    /// Let the old result of a task stand for what it would be today
+    Accept(AcceptArgs),
     /// Copy an artifact out of the store
     Export(ExportArgs),
     /// Talk to a model
@@ -202,6 +204,14 @@ pub struct LogArgs {
     /// Lines from the end [default: all]
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    pub task: String,
+    /// Why it may stand: kept in the receipt
+    #[arg(long)]
+    pub reason: String,
 }
 
 #[derive(Debug, Args)]

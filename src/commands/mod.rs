@@ -1,5 +1,6 @@
 //! One file a verb. A command asks the engine for a value and hands it to `console`.
 
+mod accept;
 mod build;
 mod chat;
 mod check;
@@ -140,6 +141,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
         Verb::Show(args) => show::run(project, args),
         Verb::Status(args) => status::run(project, args),
         Verb::Log(args) => log::run(project, args),
+        Verb::Accept(args) => accept::run(project, args),
         Verb::Export(args) => export::run(project, args),
         Verb::Chat(args) => chat::run(project, args),
         Verb::Page(args) => page::run(project, args),
