@@ -55,7 +55,11 @@ impl ChatRows {
         }
         let mut tokens = vec![0];
         for step in &steps {
-            let length: usize = rows[step.clone()].iter().flatten().map(|piece| piece.length).sum();
+            let length: usize = rows[step.clone()]
+                .iter()
+                .flatten()
+                .map(|piece| piece.length)
+                .sum();
             tokens.push(tokens[tokens.len() - 1] + length as u64);
         }
         Self {
@@ -78,7 +82,11 @@ impl ChatRows {
                 let (ids, mask) = self.piece(piece);
                 tokens.extend_from_slice(ids);
                 // Nothing before a conversation predicts its first token.
-                targets.extend(mask.iter().enumerate().map(|(at, target)| *target && piece.start + at > 0));
+                targets.extend(
+                    mask.iter()
+                        .enumerate()
+                        .map(|(at, target)| *target && piece.start + at > 0),
+                );
             }
             return batch.push_masked(&tokens, &targets);
         }
@@ -124,7 +132,10 @@ fn epoch_rows(
         .into_iter()
         .map(|at| chosen[at])
         .collect();
-    let lengths: Vec<usize> = shuffled.iter().map(|&example| examples[example].ids.len()).collect();
+    let lengths: Vec<usize> = shuffled
+        .iter()
+        .map(|&example| examples[example].ids.len())
+        .collect();
     let rows = pack(plan.packing, &lengths, plan.row_length);
     permutation(rows.len(), plan.seed, ROWS, epoch)
         .into_iter()
@@ -153,7 +164,9 @@ impl StepSource for ChatRows {
         let lengths: Vec<usize> = rows.iter().map(length).collect();
         let batch_of = |group: Range<usize>| {
             let mut batch = TokenBatch::default();
-            rows[group].iter().for_each(|row| self.append(row, &mut batch));
+            rows[group]
+                .iter()
+                .for_each(|row| self.append(row, &mut batch));
             batch
         };
         let groups = micro_batches(&lengths, self.plan.micro_batch_tokens);
@@ -193,7 +206,12 @@ mod tests {
         let mut tokens = Vec::new();
         for step in 0..rows.steps() {
             for batch in rows.step(step).unwrap() {
-                tokens.extend(batch.batch.sequences().map(|rows| batch.batch.tokens[rows.start]));
+                tokens.extend(
+                    batch
+                        .batch
+                        .sequences()
+                        .map(|rows| batch.batch.tokens[rows.start]),
+                );
             }
         }
         tokens.sort_unstable();

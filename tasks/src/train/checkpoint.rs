@@ -67,7 +67,9 @@ pub fn save(
     let done = partial.join(format!("step-{step}"));
     remove(&done)?;
     std::fs::rename(&making, &done).at(&done)?;
-    File::open(partial).and_then(|directory| directory.sync_all()).at(partial)?;
+    File::open(partial)
+        .and_then(|directory| directory.sync_all())
+        .at(partial)?;
     remove_others(partial, &done)
 }
 
@@ -161,15 +163,21 @@ fn digests(directory: &Path) -> Result<BTreeMap<String, Digest>, Failure> {
 fn flush(directory: &Path) -> Result<(), Failure> {
     for entry in std::fs::read_dir(directory).at(directory)? {
         let path = entry.at(directory)?.path();
-        File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .at(&path)?;
     }
-    File::open(directory).and_then(|file| file.sync_all()).at(directory)
+    File::open(directory)
+        .and_then(|file| file.sync_all())
+        .at(directory)
 }
 
 fn remove_others(partial: &Path, kept: &Path) -> Result<(), Failure> {
     for entry in std::fs::read_dir(partial).at(partial)? {
         let path = entry.at(partial)?.path();
-        let is_ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-"));
+        let is_ours = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("step-"));
         if is_ours && path != kept {
             remove(&path)?;
         }
@@ -179,7 +187,9 @@ fn remove_others(partial: &Path, kept: &Path) -> Result<(), Failure> {
 
 fn remove(directory: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::io(directory, &error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::io(directory, &error))
+        }
         _ => Ok(()),
     }
 }

@@ -68,7 +68,9 @@ impl Corpus {
         let mut sources = Vec::new();
         for (index, artifact) in artifacts.iter().enumerate() {
             let tokens = TokenShards::open(&artifact.parts)?;
-            let lengths = tokens.documents().map(|document| document.end - document.start);
+            let lengths = tokens
+                .documents()
+                .map(|document| document.end - document.start);
             let stream = Stream::new(lengths.collect(), reading.seed, index as u64);
             sources.push(Source { tokens, stream });
         }
@@ -77,7 +79,11 @@ impl Corpus {
             Some(weights) => weights.clone(),
             None => held.iter().map(|&tokens| tokens as f64).collect(),
         };
-        let label = |index: usize| artifacts.get(index).map_or("", |artifact| artifact.label.as_str());
+        let label = |index: usize| {
+            artifacts
+                .get(index)
+                .map_or("", |artifact| artifact.label.as_str())
+        };
         let shares = shares(&reading, &weights, &held).map_err(|problem| {
             let sources: Vec<String> = (0..artifacts.len())
                 .map(|index| format!("{index} = `{}`", label(index)))
@@ -150,7 +156,13 @@ fn shares(
 ) -> Result<Vec<u64>, super::mixture::MixtureProblem> {
     check_weights(weights, held.len())?;
     let shares = apportion(reading.rows(), weights);
-    check_epochs(&shares, weights, held, reading.seq_len as u64, reading.max_epochs)?;
+    check_epochs(
+        &shares,
+        weights,
+        held,
+        reading.seq_len as u64,
+        reading.max_epochs,
+    )?;
     Ok(shares)
 }
 

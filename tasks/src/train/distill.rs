@@ -79,14 +79,20 @@ impl Params {
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             complaints.push(Complaint::new(
                 "params.temperature",
-                format!("`temperature` is {}, expected a positive number", self.temperature),
+                format!(
+                    "`temperature` is {}, expected a positive number",
+                    self.temperature
+                ),
                 "1 is what Minitron found best",
             ));
         }
         if !(0.0..=1.0).contains(&self.kd_weight) {
             complaints.push(Complaint::new(
                 "params.kd_weight",
-                format!("`kd_weight` is {}, expected a share between 0 and 1", self.kd_weight),
+                format!(
+                    "`kd_weight` is {}, expected a share between 0 and 1",
+                    self.kd_weight
+                ),
                 "1 is the divergence alone, 0.5 half cross entropy",
             ));
         }
@@ -104,10 +110,24 @@ impl TaskKind for Distill {
         Ports::new()
             .input("student", "model", Arity::One, "the model that is trained")
             .input("teacher", "model", Arity::One, "the model that is imitated")
-            .input("tokens", "tokens", Arity::Many, "what is read, one source an input")
-            .input("mixture", "choice", Arity::Optional, "shares of the sources, chosen upstream; wins over the param")
+            .input(
+                "tokens",
+                "tokens",
+                Arity::Many,
+                "what is read, one source an input",
+            )
+            .input(
+                "mixture",
+                "choice",
+                Arity::Optional,
+                "shares of the sources, chosen upstream; wins over the param",
+            )
             .output("model", "model", "the trained student with its tokenizer")
-            .output("metrics", "metrics", "divergence, cross entropy, learning rate and gradient norm of every step")
+            .output(
+                "metrics",
+                "metrics",
+                "divergence, cross entropy, learning rate and gradient norm of every step",
+            )
             .per_input("mixture", "tokens")
     }
 
@@ -115,9 +135,17 @@ impl TaskKind for Distill {
         let reading = params.reading(params.mixture.clone());
         let mut complaints = params.complaints();
         complaints.extend(corpus_complaints(&reading, known));
-        complaints.extend(model_files::vocab_complaints(known, &["student", "teacher", "tokens"]));
+        complaints.extend(model_files::vocab_complaints(
+            known,
+            &["student", "teacher", "tokens"],
+        ));
         for port in ["student", "teacher"] {
-            complaints.extend(model_files::length_complaint(known, port, "seq_len", params.seq_len));
+            complaints.extend(model_files::length_complaint(
+                known,
+                port,
+                "seq_len",
+                params.seq_len,
+            ));
         }
         if !complaints.is_empty() {
             return Err(complaints);
@@ -136,7 +164,9 @@ impl TaskKind for Distill {
         let (model, taught) = (model_files::load(student)?, model_files::load(teacher)?);
         let tokenizer = model_files::tokenizer(&student.path, &model.config)?;
         let other = model_files::tokenizer(&teacher.path, &taught.config)?;
-        if tokenizer.digest() != other.digest() || model.config.vocab_size != taught.config.vocab_size {
+        if tokenizer.digest() != other.digest()
+            || model.config.vocab_size != taught.config.vocab_size
+        {
             return Err(Failure::input("student and teacher have different vocabularies")
                 .help("a distribution over other tokens teaches nothing: use a teacher with the same tokenizer"));
         }

@@ -61,10 +61,17 @@ impl Params {
         refuse(
             !below_half,
             "label_smoothing",
-            format!("`label_smoothing` is {}, expected 0 to below 0.5", self.label_smoothing),
+            format!(
+                "`label_smoothing` is {}, expected 0 to below 0.5",
+                self.label_smoothing
+            ),
             "it is the share of labels that are wrong",
         );
-        let smooth = [PreferenceLoss::Cdpo, PreferenceLoss::Robust, PreferenceLoss::ExoPair];
+        let smooth = [
+            PreferenceLoss::Cdpo,
+            PreferenceLoss::Robust,
+            PreferenceLoss::ExoPair,
+        ];
         refuse(
             self.label_smoothing > 0.0 && !smooth.contains(&self.loss),
             "label_smoothing",
@@ -77,7 +84,12 @@ impl Params {
             "`exo_pair` needs a `label_smoothing` above 0".to_owned(),
             "use 0.001 or more",
         );
-        refuse(self.epochs == 0, "epochs", "`epochs` is 0".to_owned(), "use 1 or more");
+        refuse(
+            self.epochs == 0,
+            "epochs",
+            "`epochs` is 0".to_owned(),
+            "use 1 or more",
+        );
         refuse(
             self.pairs_per_step == 0,
             "pairs_per_step",
@@ -113,7 +125,11 @@ impl TaskKind for Dpo {
                 "log-probabilities of these pairs under the reference; not needed by `simpo`",
             )
             .output("model", "model", "the trained policy with its tokenizer")
-            .output("metrics", "metrics", "loss, rewards, margin, accuracy and lengths of every step")
+            .output(
+                "metrics",
+                "metrics",
+                "loss, rewards, margin, accuracy and lengths of every step",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
@@ -122,7 +138,10 @@ impl TaskKind for Dpo {
         if params.loss.uses_reference() && known.many("reference").is_empty() {
             complaints.push(Complaint::new(
                 "inputs.reference",
-                format!("`{:?}` compares with a reference, and none is bound", params.loss),
+                format!(
+                    "`{:?}` compares with a reference, and none is bound",
+                    params.loss
+                ),
                 "bind it to a `log-probabilities` task over the same pairs",
             ));
         }
@@ -134,7 +153,9 @@ impl TaskKind for Dpo {
         let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
         let parameters = facts.u64("parameters");
         let cost = Cost {
-            flops: tokens.zip(parameters).map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
+            flops: tokens
+                .zip(parameters)
+                .map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
             tokens,
             disk_bytes: parameters.map(|n| 4 * n),
             ..Cost::default()
@@ -155,7 +176,9 @@ impl TaskKind for Dpo {
         let reference = match context.optional("reference") {
             Some(reference) => PairLogProbabilities::load(&reference.path)?,
             None if params.loss.uses_reference() => {
-                return Err(Failure::input("this loss needs the reference's log-probabilities"));
+                return Err(Failure::input(
+                    "this loss needs the reference's log-probabilities",
+                ));
             }
             None => zeros(pairs.len()),
         };
@@ -200,7 +223,12 @@ pub struct Preferences {
 
 impl Preferences {
     pub fn new(params: &Params, pairs: Vec<TokenPair>, reference: PairLogProbabilities) -> Self {
-        let mut order = PairOrder::new(pairs.len(), params.pairs_per_step, params.epochs, params.seed);
+        let mut order = PairOrder::new(
+            pairs.len(),
+            params.pairs_per_step,
+            params.epochs,
+            params.seed,
+        );
         Self {
             tokens: order.tokens(&pairs),
             pairs,
@@ -217,7 +245,10 @@ impl Preferences {
     fn step_size(&self, chosen: &[usize]) -> StepSize {
         StepSize {
             pairs: chosen.len(),
-            chosen_tokens: chosen.iter().map(|&pair| self.pairs[pair].chosen.len()).sum(),
+            chosen_tokens: chosen
+                .iter()
+                .map(|&pair| self.pairs[pair].chosen.len())
+                .sum(),
         }
     }
 
@@ -244,11 +275,14 @@ impl Preferences {
             slopes[batch.completions[chosen].clone()].fill(value.d_chosen / n - sft);
             slopes[batch.completions[rejected].clone()].fill(value.d_rejected / n);
             let likelihood = -sft * logps.policy_chosen * n;
-            metrics.add(self.coefficients.beta, &logps, value.loss + likelihood, size.pairs);
+            metrics.add(
+                self.coefficients.beta,
+                &logps,
+                value.loss + likelihood,
+                size.pairs,
+            );
         }
-        let vocabulary = core.config().vocab_size;
-        core.lm_head(weights, Some(grads), &batch.rows, &mut |first, logits| {
-            let rows = first..first + logits.len() / vocabulary;
+        core.lm_head(weights, Some(grads), &batch.rows, &mut |rows, logits| {
             loss::log_probability_gradient(logits, &batch.targets[rows.clone()], &slopes[rows]);
         });
         core.backward(weights, grads);

@@ -47,7 +47,9 @@ impl Shape {
         let config = Config {
             vocab_size,
             hidden_size: hidden,
-            intermediate_size: self.ffn.unwrap_or((8 * hidden).div_ceil(3).next_multiple_of(16)),
+            intermediate_size: self
+                .ffn
+                .unwrap_or((8 * hidden).div_ceil(3).next_multiple_of(16)),
             num_hidden_layers: given(self.layers, "layers")?,
             num_attention_heads: heads,
             num_key_value_heads: self.kv_heads.unwrap_or(heads),
@@ -95,7 +97,11 @@ impl Shape {
                 "remove it; the shape is the given model's",
             )
         };
-        given.into_iter().filter(|(_, given)| *given).map(complaint).collect()
+        given
+            .into_iter()
+            .filter(|(_, given)| *given)
+            .map(complaint)
+            .collect()
     }
 }
 

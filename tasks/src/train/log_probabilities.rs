@@ -49,15 +49,22 @@ pub struct PairLogProbabilities {
 
 impl PairLogProbabilities {
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
-        let bytes = |values: &[f64]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+        let bytes =
+            |values: &[f64]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
         let (chosen, rejected) = (bytes(&self.chosen), bytes(&self.rejected));
         let shape = vec![self.chosen.len()];
         let invalid = |error: safetensors::SafeTensorError| {
             Failure::input(format!("`{}`: {error}", path.display()))
         };
         let tensors = [
-            ("chosen", TensorView::new(Dtype::F64, shape.clone(), &chosen).map_err(invalid)?),
-            ("rejected", TensorView::new(Dtype::F64, shape.clone(), &rejected).map_err(invalid)?),
+            (
+                "chosen",
+                TensorView::new(Dtype::F64, shape.clone(), &chosen).map_err(invalid)?,
+            ),
+            (
+                "rejected",
+                TensorView::new(Dtype::F64, shape.clone(), &rejected).map_err(invalid)?,
+            ),
         ];
         safetensors::serialize_to_file(tensors, None, path).map_err(invalid)
     }
@@ -91,7 +98,11 @@ impl TaskKind for LogProbabilities {
         Ports::new()
             .input("model", "model", Arity::One, "the reference")
             .input("pairs", "pairs", Arity::One, "pairs in token ids")
-            .output("log-probabilities", "log-probabilities", "sums over the tokens of each completion")
+            .output(
+                "log-probabilities",
+                "log-probabilities",
+                "sums over the tokens of each completion",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
@@ -108,7 +119,9 @@ impl TaskKind for LogProbabilities {
         }
         let tokens = known.one("pairs").and_then(|pairs| pairs.u64("tokens"));
         let parameters = known.one("model").and_then(|model| model.u64("parameters"));
-        let extra = tokens.zip(parameters).map(|(tokens, n)| 2.0 * tokens as f64 * n as f64);
+        let extra = tokens
+            .zip(parameters)
+            .map(|(tokens, n)| 2.0 * tokens as f64 * n as f64);
         let cost = Cost {
             extra_flops: extra,
             tokens,

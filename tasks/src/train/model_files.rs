@@ -104,7 +104,12 @@ pub fn reward_facts(trunk: &Facts) -> Facts {
     facts.0.remove("parameters");
     facts.0.remove("tie_word_embeddings");
     let tied = trunk.known("tie_word_embeddings").and_then(Value::as_bool);
-    let sizes = (trunk.u64("parameters"), trunk.u64("vocab_size"), trunk.u64("hidden_size"), tied);
+    let sizes = (
+        trunk.u64("parameters"),
+        trunk.u64("vocab_size"),
+        trunk.u64("hidden_size"),
+        tied,
+    );
     if let (Some(parameters), Some(vocab), Some(hidden), Some(tied)) = sizes {
         let head = if tied { 0 } else { vocab * hidden };
         facts.set("parameters", parameters - head + hidden);
@@ -116,7 +121,12 @@ pub fn reward_facts(trunk: &Facts) -> Facts {
 pub fn vocab_complaints(known: &Known<'_>, ports: &[&str]) -> Vec<Complaint> {
     let vocabularies: Vec<(&str, &str, &Fact)> = ports
         .iter()
-        .flat_map(|port| known.many(port).iter().map(move |(label, facts)| (*port, label, facts)))
+        .flat_map(|port| {
+            known
+                .many(port)
+                .iter()
+                .map(move |(label, facts)| (*port, label, facts))
+        })
         .filter_map(|(port, label, facts)| Some((port, label.as_str(), facts.get("vocab")?)))
         .collect();
     let Some((_, first_label, first)) = vocabularies.first().copied() else {
@@ -144,7 +154,12 @@ fn differ(one: &Fact, two: &Fact) -> bool {
 }
 
 /// Complains where a sequence is longer than the model's context is known to be.
-pub fn length_complaint(known: &Known<'_>, port: &str, name: &str, length: usize) -> Option<Complaint> {
+pub fn length_complaint(
+    known: &Known<'_>,
+    port: &str,
+    name: &str,
+    length: usize,
+) -> Option<Complaint> {
     let limit = known.one(port)?.u64("max_position_embeddings")?;
     (length as u64 > limit).then(|| {
         Complaint::new(

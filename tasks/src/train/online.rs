@@ -73,14 +73,28 @@ impl CompositeKind for OnlineDpo {
     fn ports() -> Ports {
         Ports::new()
             .input("model", "model", Arity::One, "the policy to start from")
-            .input("reference", "model", Arity::Optional, "the fixed reference; the start where absent")
-            .input("reward-model", "reward-model", Arity::Optional, "scores responses; none with `scorer = \"gold\"`")
+            .input(
+                "reference",
+                "model",
+                Arity::Optional,
+                "the fixed reference; the start where absent",
+            )
+            .input(
+                "reward-model",
+                "reward-model",
+                Arity::Optional,
+                "scores responses; none with `scorer = \"gold\"`",
+            )
             .input("prompts", "prompts", Arity::Many, "prompts, read in order")
             .output("model", "model", "the policy after the last round")
             .output("metrics", "metrics", "training metrics of the last round")
             .output("samples", "samples", "samples of the last round")
             .output("scores", "scores", "scores of the last round")
-            .output("report", "report", "pairs, ties and lengths of the last round")
+            .output(
+                "report",
+                "report",
+                "pairs, ties and lengths of the last round",
+            )
     }
 
     fn expand(
@@ -183,7 +197,10 @@ impl Round<'_> {
                 "pairs",
                 "make-pairs",
                 object(&self.params.pairs),
-                [("samples", samples), ("scores", self.output("score", "scores"))],
+                [
+                    ("samples", samples),
+                    ("scores", self.output("score", "scores")),
+                ],
             ),
             self.step(
                 "reference",
@@ -264,12 +281,19 @@ mod tests {
 
     fn expand(params: Value, inputs: &[(&str, usize)]) -> Result<Expansion, Vec<Complaint>> {
         let params = serde_json::from_value(params).unwrap();
-        let inputs = inputs.iter().map(|(port, n)| ((*port).to_owned(), *n)).collect();
+        let inputs = inputs
+            .iter()
+            .map(|(port, n)| ((*port).to_owned(), *n))
+            .collect();
         OnlineDpo::expand(params, &inputs)
     }
 
     fn input<'a>(expansion: &'a Expansion, step: &str, port: &str) -> &'a StepInput {
-        let step = expansion.steps.iter().find(|found| found.name == step).unwrap();
+        let step = expansion
+            .steps
+            .iter()
+            .find(|found| found.name == step)
+            .unwrap();
         &step.inputs[port][0]
     }
 
@@ -316,10 +340,17 @@ mod tests {
     #[test]
     fn every_problem_is_told() {
         let complaints = expand(json!({"rounds": 0, "staleness": 2}), &[]).unwrap_err();
-        let places: Vec<_> = complaints.iter().map(|complaint| complaint.at.as_str()).collect();
+        let places: Vec<_> = complaints
+            .iter()
+            .map(|complaint| complaint.at.as_str())
+            .collect();
         assert_eq!(
             places,
-            ["params.rounds", "params.staleness", "params.prompts_per_round"]
+            [
+                "params.rounds",
+                "params.staleness",
+                "params.prompts_per_round"
+            ]
         );
     }
 }

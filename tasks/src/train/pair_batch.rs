@@ -58,10 +58,8 @@ impl PairBatch {
             true => core.forward(weights, &self.batch)?,
             false => core.forward_only(weights, &self.batch, None)?,
         }
-        let vocabulary = core.config().vocab_size;
         let mut found = vec![0.0; self.rows.len()];
-        core.lm_head(weights, None, &self.rows, &mut |first, logits| {
-            let rows = first..first + logits.len() / vocabulary;
+        core.lm_head(weights, None, &self.rows, &mut |rows, logits| {
             loss::log_probabilities(logits, &self.targets[rows.clone()], &mut found[rows]);
         });
         Ok(found)
@@ -69,7 +67,10 @@ impl PairBatch {
 
     /// Sums by sequence.
     pub fn sums(&self, values: &[f64]) -> Vec<f64> {
-        self.completions.iter().map(|rows| values[rows.clone()].iter().sum()).collect()
+        self.completions
+            .iter()
+            .map(|rows| values[rows.clone()].iter().sum())
+            .collect()
     }
 }
 
@@ -79,7 +80,10 @@ pub fn read(
     config: &Config,
 ) -> Result<Vec<TokenPair>, Failure> {
     let pairs: Vec<TokenPair> = records::read_shards(paths)?;
-    if let Some(at) = pairs.iter().position(|pair| pair.chosen.is_empty() || pair.rejected.is_empty()) {
+    if let Some(at) = pairs
+        .iter()
+        .position(|pair| pair.chosen.is_empty() || pair.rejected.is_empty())
+    {
         return Err(Failure::input(format!("pair {at} has an empty completion"))
             .help("make the pairs with `tokenize-preferences` or `make-pairs`"));
     }
@@ -120,7 +124,11 @@ impl PairOrder {
     /// Indices of the pairs of a step.
     pub fn step(&mut self, step: u64) -> Vec<usize> {
         let (epoch, within) = (step / self.per_epoch(), (step % self.per_epoch()) as usize);
-        if self.epoch.as_ref().is_none_or(|(entered, _)| *entered != epoch) {
+        if self
+            .epoch
+            .as_ref()
+            .is_none_or(|(entered, _)| *entered != epoch)
+        {
             self.epoch = Some((epoch, permutation(self.n, self.seed, 0, epoch)));
         }
         let order = &self.epoch.as_ref().expect("the epoch was just entered").1;
@@ -132,7 +140,11 @@ impl PairOrder {
     pub fn tokens(&mut self, pairs: &[TokenPair]) -> Vec<u64> {
         let mut before = vec![0];
         for step in 0..self.steps() {
-            let tokens: usize = self.step(step).iter().map(|&pair| pairs[pair].n_tokens()).sum();
+            let tokens: usize = self
+                .step(step)
+                .iter()
+                .map(|&pair| pairs[pair].n_tokens())
+                .sum();
             before.push(before[before.len() - 1] + tokens as u64);
         }
         before
@@ -143,7 +155,10 @@ impl PairOrder {
 pub fn groups(pairs: &[TokenPair], chosen: &[usize], limit: usize) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = chosen.iter().map(|&pair| pairs[pair].n_tokens()).collect();
     let ranges = micro_batches(&lengths, limit);
-    ranges.into_iter().map(|range| chosen[range].to_vec()).collect()
+    ranges
+        .into_iter()
+        .map(|range| chosen[range].to_vec())
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,7 +189,11 @@ mod tests {
         let mut order = PairOrder::new(10, 4, 2, 0);
         assert_eq!(order.steps(), 6);
         let epochs: Vec<Vec<usize>> = (0..2)
-            .map(|epoch| (0..3).flat_map(|step| order.step(3 * epoch + step)).collect())
+            .map(|epoch| {
+                (0..3)
+                    .flat_map(|step| order.step(3 * epoch + step))
+                    .collect()
+            })
             .collect();
         assert_ne!(epochs[0], epochs[1]);
         for mut epoch in epochs {

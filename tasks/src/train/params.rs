@@ -201,18 +201,27 @@ impl Training {
         refuse(
             !unit(self.decay),
             "decay",
-            format!("`decay` is {}, expected a share between 0 and 1", self.decay),
+            format!(
+                "`decay` is {}, expected a share between 0 and 1",
+                self.decay
+            ),
             "0.2 decays over the last fifth",
         );
         refuse(
             !unit(self.min_ratio),
             "min_ratio",
-            format!("`min_ratio` is {}, expected a share between 0 and 1", self.min_ratio),
+            format!(
+                "`min_ratio` is {}, expected a share between 0 and 1",
+                self.min_ratio
+            ),
             "0.1 ends at a tenth of the peak",
         );
         let ends_elsewhere = matches!(
             self.schedule,
-            ScheduleName::Constant | ScheduleName::Linear | ScheduleName::InverseSqrt | ScheduleName::MultiStep
+            ScheduleName::Constant
+                | ScheduleName::Linear
+                | ScheduleName::InverseSqrt
+                | ScheduleName::MultiStep
         );
         refuse(
             ends_elsewhere && self.min_ratio != 0.0,
@@ -224,7 +233,10 @@ impl Training {
         refuse(
             !betas_fit,
             "betas",
-            format!("`betas` are {:?}, expected numbers from 0 to below 1", self.betas),
+            format!(
+                "`betas` are {:?}, expected numbers from 0 to below 1",
+                self.betas
+            ),
             "pre-training uses [0.9, 0.95], post-training [0.9, 0.999]",
         );
         refuse(
@@ -370,7 +382,12 @@ mod tests {
         let places: Vec<String> = training.complaints().into_iter().map(|c| c.at).collect();
         assert_eq!(
             places,
-            ["params.lr", "params.warmup", "params.min_ratio", "params.betas"]
+            [
+                "params.lr",
+                "params.warmup",
+                "params.min_ratio",
+                "params.betas"
+            ]
         );
     }
 }

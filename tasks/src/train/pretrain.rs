@@ -9,7 +9,7 @@ use kbuild_engine::runner::{Context, Failure};
 
 use super::corpus::{Corpus, Reading, mixture};
 use super::fresh::Shape;
-use super::mixture::{check_weights, MixtureProblem};
+use super::mixture::{MixtureProblem, check_weights};
 use super::model_files;
 use super::params::{ScheduleName, Training, training_params};
 use super::steps::{self, write_metrics};
@@ -104,22 +104,66 @@ impl TaskKind for Pretrain {
 
     fn ports() -> Ports {
         Ports::new()
-            .input("init", "model", Arity::Optional, "the model to continue; fresh where absent")
-            .input("tokenizer", "tokenizer|model", Arity::Optional, "the tokenizer of a fresh model")
-            .input("tokens", "tokens", Arity::Many, "what is read, one source an input")
-            .input("mixture", "choice", Arity::Optional, "shares of the sources, chosen upstream; wins over the param")
-            .input("state", "optimizer-state", Arity::Optional, "optimiser state to continue; fresh where absent")
+            .input(
+                "init",
+                "model",
+                Arity::Optional,
+                "the model to continue; fresh where absent",
+            )
+            .input(
+                "tokenizer",
+                "tokenizer|model",
+                Arity::Optional,
+                "the tokenizer of a fresh model",
+            )
+            .input(
+                "tokens",
+                "tokens",
+                Arity::Many,
+                "what is read, one source an input",
+            )
+            .input(
+                "mixture",
+                "choice",
+                Arity::Optional,
+                "shares of the sources, chosen upstream; wins over the param",
+            )
+            .input(
+                "state",
+                "optimizer-state",
+                Arity::Optional,
+                "optimiser state to continue; fresh where absent",
+            )
             .output("model", "model", "the trained model with its tokenizer")
-            .output("metrics", "metrics", "loss, learning rate and gradient norm of every step")
-            .output("state", "optimizer-state", "optimiser state; empty unless `save_state`")
+            .output(
+                "metrics",
+                "metrics",
+                "loss, learning rate and gradient norm of every step",
+            )
+            .output(
+                "state",
+                "optimizer-state",
+                "optimiser state; empty unless `save_state`",
+            )
             .per_input("mixture", "tokens")
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut complaints = params.training().complaints();
-        complaints.extend(corpus_complaints(&params.reading(params.mixture.clone()), known));
-        complaints.extend(model_files::vocab_complaints(known, &["init", "tokenizer", "tokens"]));
-        complaints.extend(model_files::length_complaint(known, "init", "seq_len", params.seq_len));
+        complaints.extend(corpus_complaints(
+            &params.reading(params.mixture.clone()),
+            known,
+        ));
+        complaints.extend(model_files::vocab_complaints(
+            known,
+            &["init", "tokenizer", "tokens"],
+        ));
+        complaints.extend(model_files::length_complaint(
+            known,
+            "init",
+            "seq_len",
+            params.seq_len,
+        ));
         let facts = match known.one("init") {
             Some(facts) => {
                 complaints.extend(params.shape().complaints_beside_init());
@@ -177,10 +221,13 @@ fn starting_model(params: &Params, context: &Context) -> Result<(Model, Tokenize
         return Ok((model, tokenizer));
     }
     let artifact = context.optional("tokenizer").ok_or_else(|| {
-        Failure::input("a fresh model needs a tokenizer").help("bind `inputs.tokenizer`, or `inputs.init`")
+        Failure::input("a fresh model needs a tokenizer")
+            .help("bind `inputs.tokenizer`, or `inputs.init`")
     })?;
     let tokenizer = Tokenizer::open(&artifact.path)?;
-    let config = params.shape().config(tokenizer.vocab_size(), params.seq_len)?;
+    let config = params
+        .shape()
+        .config(tokenizer.vocab_size(), params.seq_len)?;
     let config = Config {
         bos_token_id: tokenizer.bos(),
         eos_token_id: tokenizer.eos().into_iter().collect(),
@@ -203,11 +250,17 @@ fn fresh_facts(
         ));
     }
     // Every problem of the shape shows with any vocabulary.
-    let vocab_size = known.one("tokenizer").and_then(|facts| facts.u64("vocab_size"));
+    let vocab_size = known
+        .one("tokenizer")
+        .and_then(|facts| facts.u64("vocab_size"));
     let any = vocab_size.unwrap_or(1 << 10) as usize;
     let config = params.shape().config(any, params.seq_len);
     if let Err(failure) = &config {
-        complaints.push(Complaint::new("params", failure.message.clone(), failure.help.clone()));
+        complaints.push(Complaint::new(
+            "params",
+            failure.message.clone(),
+            failure.help.clone(),
+        ));
     }
     let mut facts = model_files::facts_of(&config.ok()?);
     if vocab_size.is_none() {
@@ -231,7 +284,11 @@ pub fn corpus_complaints(reading: &Reading, known: &Known<'_>) -> Vec<Complaint>
         );
     }
     if reading.seq_len < 2 {
-        refuse("seq_len", format!("`seq_len` is {}", reading.seq_len), "use 2 or more");
+        refuse(
+            "seq_len",
+            format!("`seq_len` is {}", reading.seq_len),
+            "use 2 or more",
+        );
     } else if reading.tokens_per_step % reading.seq_len != 0 || reading.tokens_per_step == 0 {
         refuse(
             "tokens_per_step",
@@ -247,7 +304,11 @@ pub fn corpus_complaints(reading: &Reading, known: &Known<'_>) -> Vec<Complaint>
         .map(|weights| check_weights(weights, sources.len()))
         .filter(|_| known.many("mixture").is_empty())
     {
-        refuse("mixture", problem.to_string(), "give each input of `tokens` a share");
+        refuse(
+            "mixture",
+            problem.to_string(),
+            "give each input of `tokens` a share",
+        );
     } else if let Some(problem) = too_many_epochs(reading, known) {
         refuse(
             "mixture",
@@ -263,8 +324,11 @@ fn too_many_epochs(reading: &Reading, known: &Known<'_>) -> Option<MixtureProble
     if !known.many("mixture").is_empty() || reading.seq_len == 0 {
         return None;
     }
-    let held: Option<Vec<u64>> =
-        known.many("tokens").iter().map(|(_, facts)| facts.u64("tokens")).collect();
+    let held: Option<Vec<u64>> = known
+        .many("tokens")
+        .iter()
+        .map(|(_, facts)| facts.u64("tokens"))
+        .collect();
     let held = held.filter(|held| !held.is_empty())?;
     let weights = match &reading.mixture {
         Some(weights) => weights.clone(),
@@ -293,8 +357,11 @@ pub fn cost(facts: &Facts, reading: &Reading, teacher: Option<&Facts>) -> Cost {
 }
 
 pub fn note_epochs(context: &mut Context, corpus: &Corpus) {
-    let labels: Vec<String> =
-        context.many("tokens").iter().map(|artifact| artifact.label.clone()).collect();
+    let labels: Vec<String> = context
+        .many("tokens")
+        .iter()
+        .map(|artifact| artifact.label.clone())
+        .collect();
     for (label, (tokens, epochs)) in labels.iter().zip(corpus.epochs()) {
         context.note(format!("{label}: {tokens} tokens, read {epochs:.2} times"));
     }

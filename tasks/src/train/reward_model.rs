@@ -66,17 +66,34 @@ impl TaskKind for RewardModel {
 
     fn ports() -> Ports {
         Ports::new()
-            .input("model", "model", Arity::One, "the model whose trunk it starts from")
+            .input(
+                "model",
+                "model",
+                Arity::One,
+                "the model whose trunk it starts from",
+            )
             .input("pairs", "pairs", Arity::Many, "pairs in token ids")
-            .output("model", "reward-model", "the reward model with its tokenizer")
-            .output("metrics", "metrics", "loss, accuracy and margin of every step")
+            .output(
+                "model",
+                "reward-model",
+                "the reward model with its tokenizer",
+            )
+            .output(
+                "metrics",
+                "metrics",
+                "loss, accuracy and margin of every step",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut complaints = params.training().complaints();
         complaints.extend(model_files::vocab_complaints(known, &["model", "pairs"]));
         if params.epochs == 0 || params.pairs_per_step == 0 {
-            let at = if params.epochs == 0 { "epochs" } else { "pairs_per_step" };
+            let at = if params.epochs == 0 {
+                "epochs"
+            } else {
+                "pairs_per_step"
+            };
             complaints.push(Complaint::new(
                 &format!("params.{at}"),
                 format!("`{at}` is 0"),
@@ -95,11 +112,17 @@ impl TaskKind for RewardModel {
         }
         let trunk = known.one("model").cloned().unwrap_or_default();
         let facts = model_files::reward_facts(&trunk);
-        let counts: Option<u64> = known.many("pairs").iter().map(|(_, facts)| facts.u64("tokens")).sum();
+        let counts: Option<u64> = known
+            .many("pairs")
+            .iter()
+            .map(|(_, facts)| facts.u64("tokens"))
+            .sum();
         let tokens = counts.map(|tokens| tokens * params.epochs as u64);
         let parameters = facts.u64("parameters");
         let cost = Cost {
-            flops: tokens.zip(parameters).map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
+            flops: tokens
+                .zip(parameters)
+                .map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
             tokens,
             disk_bytes: parameters.map(|n| 4 * n),
             ..Cost::default()
@@ -160,7 +183,12 @@ pub struct Rewards {
 
 impl Rewards {
     pub fn new(params: &Params, pairs: Vec<TokenPair>) -> Self {
-        let mut order = PairOrder::new(pairs.len(), params.pairs_per_step, params.epochs, params.seed);
+        let mut order = PairOrder::new(
+            pairs.len(),
+            params.pairs_per_step,
+            params.epochs,
+            params.seed,
+        );
         Self {
             tokens: order.tokens(&pairs),
             pairs,
@@ -205,18 +233,23 @@ impl Objective for Rewards {
         for group in groups(&self.pairs, &chosen, self.micro_batch_tokens) {
             let batch = PairBatch::of(group.iter().map(|&pair| &self.pairs[pair]));
             core.forward(weights, &batch.batch)?;
-            core.score_head(weights, Some(grads), &last_rows(&batch.batch), &mut |scores| {
-                for (scores, &pair) in scores.chunks_exact_mut(2).zip(&group) {
-                    let (c, r) = (f64::from(scores[0]), f64::from(scores[1]));
-                    let value = bradley_terry(c, r, self.margin_of(pair), self.centring);
-                    report.loss += value.loss / n;
-                    accuracy += if c > r { 1.0 / n } else { 0.0 };
-                    margin += (c - r) / n;
-                    reward += (c + r) / (2.0 * n);
-                    scores[0] = (value.d_chosen / n) as f32;
-                    scores[1] = (value.d_rejected / n) as f32;
-                }
-            });
+            core.score_head(
+                weights,
+                Some(grads),
+                &last_rows(&batch.batch),
+                &mut |scores| {
+                    for (scores, &pair) in scores.chunks_exact_mut(2).zip(&group) {
+                        let (c, r) = (f64::from(scores[0]), f64::from(scores[1]));
+                        let value = bradley_terry(c, r, self.margin_of(pair), self.centring);
+                        report.loss += value.loss / n;
+                        accuracy += if c > r { 1.0 / n } else { 0.0 };
+                        margin += (c - r) / n;
+                        reward += (c + r) / (2.0 * n);
+                        scores[0] = (value.d_chosen / n) as f32;
+                        scores[1] = (value.d_rejected / n) as f32;
+                    }
+                },
+            );
             core.backward(weights, grads);
         }
         report.extra.insert("accuracy", accuracy);

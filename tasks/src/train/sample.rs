@@ -73,7 +73,11 @@ impl TaskKind for Sample {
         Ports::new()
             .input("model", "model", Arity::One, "the policy")
             .input("prompts", "prompts", Arity::Many, "prompts, read in order")
-            .output("samples", "samples", "token ids, log-probabilities and text of every response")
+            .output(
+                "samples",
+                "samples",
+                "token ids, log-probabilities and text of every response",
+            )
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
@@ -89,7 +93,12 @@ impl TaskKind for Sample {
             "`max_new_tokens` is required and is 1 or more".to_owned(),
             "a response that reaches it counts as truncated",
         );
-        refuse(params.k == 0, "k", "`k` is 0".to_owned(), "use 1 or more; pairs need 2");
+        refuse(
+            params.k == 0,
+            "k",
+            "`k` is 0".to_owned(),
+            "use 1 or more; pairs need 2",
+        );
         refuse(
             !(params.temperature.is_finite() && params.temperature >= 0.0),
             "temperature",
@@ -168,8 +177,10 @@ const GROUP: usize = 32;
 
 fn options(params: &Params, stop: &[u32]) -> Result<GenerateOptions, Failure> {
     if stop.is_empty() {
-        return Err(Failure::input("the model names no stop token: no response would ever end")
-            .help("set `eos_token_id` in its config.json; `sft` does so"));
+        return Err(
+            Failure::input("the model names no stop token: no response would ever end")
+                .help("set `eos_token_id` in its config.json; `sft` does so"),
+        );
     }
     Ok(GenerateOptions {
         max_new_tokens: params.max_new_tokens.unwrap_or(0),
@@ -187,10 +198,22 @@ fn options(params: &Params, stop: &[u32]) -> Result<GenerateOptions, Failure> {
 
 type Prompt = (Conversation, Vec<u32>);
 
-fn prompts(params: &Params, context: &Context, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, Failure> {
-    let parts = context.many("prompts").iter().flat_map(|artifact| &artifact.parts);
+fn prompts(
+    params: &Params,
+    context: &Context,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Prompt>, Failure> {
+    let parts = context
+        .many("prompts")
+        .iter()
+        .flat_map(|artifact| &artifact.parts);
     let all: Vec<Conversation> = records::read_shards(parts)?;
-    let (held, wanted) = (all.len(), params.count.unwrap_or(all.len().saturating_sub(params.first)));
+    let (held, wanted) = (
+        all.len(),
+        params
+            .count
+            .unwrap_or(all.len().saturating_sub(params.first)),
+    );
     if wanted == 0 || params.first + wanted > held {
         return Err(Failure::input(format!(
             "prompts {} to {} are asked for, there are {held}",

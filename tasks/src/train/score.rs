@@ -56,7 +56,12 @@ impl TaskKind for Score {
     fn ports() -> Ports {
         Ports::new()
             .input("samples", "samples", Arity::One, "responses")
-            .input("reward-model", "reward-model", Arity::Optional, "scores them; none with `scorer = \"gold\"`")
+            .input(
+                "reward-model",
+                "reward-model",
+                Arity::Optional,
+                "scores them; none with `scorer = \"gold\"`",
+            )
             .output("scores", "scores", "one score a response")
     }
 
@@ -152,11 +157,17 @@ fn model_scores(
     let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
     model_files::check_vocab(context.one("samples"), &tokenizer)?;
     let sequences: Vec<Vec<u32>> = responses(samples)
-        .map(|(sampled, response)| [sampled.ids.as_slice(), &sampled.responses[response].ids].concat())
+        .map(|(sampled, response)| {
+            [sampled.ids.as_slice(), &sampled.responses[response].ids].concat()
+        })
         .collect();
     let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
-    model_files::check_length(&model.config, longest, "the longest response with its prompt")?;
+    model_files::check_length(
+        &model.config,
+        longest,
+        "the longest response with its prompt",
+    )?;
     let mut core = Core::on_pool(&model.config, steps::pool(context)?)?;
     let mut scores = Vec::with_capacity(sequences.len());
     for group in micro_batches(&lengths, params.micro_batch_tokens) {
@@ -167,11 +178,14 @@ fn model_scores(
         scores.extend(rewards(&mut core, &model.weights, &batch)?);
         context.progress(scores.len() as u64, sequences.len() as u64, "responses");
     }
-    let penalised = responses(samples).zip(scores).map(|((sampled, response), score)| {
-        match sampled.responses[response].finish {
-            FinishReason::Stop => score,
-            FinishReason::Length => score - params.missing_eos_penalty,
-        }
-    });
+    let penalised =
+        responses(samples)
+            .zip(scores)
+            .map(
+                |((sampled, response), score)| match sampled.responses[response].finish {
+                    FinishReason::Stop => score,
+                    FinishReason::Length => score - params.missing_eos_penalty,
+                },
+            );
     Ok(penalised.collect())
 }

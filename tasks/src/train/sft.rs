@@ -68,10 +68,23 @@ impl TaskKind for Sft {
 
     fn ports() -> Ports {
         Ports::new()
-            .input("model", "model", Arity::One, "the model that is trained; its tokenizer has the chat template")
+            .input(
+                "model",
+                "model",
+                Arity::One,
+                "the model that is trained; its tokenizer has the chat template",
+            )
             .input("chat", "chat", Arity::Many, "conversations")
-            .output("model", "model", "the trained model; it stops at the template's stop token")
-            .output("metrics", "metrics", "loss, accuracy and learning rate of every step")
+            .output(
+                "model",
+                "model",
+                "the trained model; it stops at the template's stop token",
+            )
+            .output(
+                "metrics",
+                "metrics",
+                "loss, accuracy and learning rate of every step",
+            )
             .output("report", "report", "what was kept, cut, dropped and masked")
             .per_input("weights", "chat")
     }
@@ -89,8 +102,18 @@ impl TaskKind for Sft {
             "`max_length` is required and is 2 or more",
             "set it to at most the model's context length; nothing is cut silently",
         );
-        refuse(params.epochs == 0, "epochs", "`epochs` is 0", "use 1 or more");
-        refuse(params.rows_per_step == 0, "rows_per_step", "`rows_per_step` is 0", "use 1 or more");
+        refuse(
+            params.epochs == 0,
+            "epochs",
+            "`epochs` is 0",
+            "use 1 or more",
+        );
+        refuse(
+            params.rows_per_step == 0,
+            "rows_per_step",
+            "`rows_per_step` is 0",
+            "use 1 or more",
+        );
         if let Some(weights) = &params.weights
             && let Err(problem) = super::mixture::check_weights(weights, known.many("chat").len())
         {
@@ -101,7 +124,12 @@ impl TaskKind for Sft {
             ));
         }
         let length = params.max_length.unwrap_or(0);
-        complaints.extend(model_files::length_complaint(known, "model", "max_length", length));
+        complaints.extend(model_files::length_complaint(
+            known,
+            "model",
+            "max_length",
+            length,
+        ));
         if !complaints.is_empty() {
             return Err(complaints);
         }
@@ -122,7 +150,10 @@ impl TaskKind for Sft {
                 model.config.eos_token_id.push(*stop);
             }
         }
-        let weights = params.weights.clone().unwrap_or_else(|| vec![1.0; sources.len()]);
+        let weights = params
+            .weights
+            .clone()
+            .unwrap_or_else(|| vec![1.0; sources.len()]);
         let source = ChatRows::new(sources, &weights, params.plan(max_length));
         let report = report(ledgers, &source, &stops, &tokenizer);
         check(&params, &report)?;
@@ -165,8 +196,13 @@ fn read(params: &Params, tokenizer: &Tokenizer, inputs: &[Artifact]) -> Result<S
         for part in &input.parts {
             for (index, record) in Records::<Conversation>::open(part)?.enumerate() {
                 let place = format!("`{}`, record {}", part.display(), index + 1);
-                let chat = tokenize_chat(tokenizer, &record?.messages, params.loss_mask, params.boundary)
-                    .map_err(|failure| at_place(failure, &place))?;
+                let chat = tokenize_chat(
+                    tokenizer,
+                    &record?.messages,
+                    params.loss_mask,
+                    params.boundary,
+                )
+                .map_err(|failure| at_place(failure, &place))?;
                 chats.extend(fit(params, chat, &place, &mut ledger)?);
             }
         }
@@ -218,21 +254,30 @@ fn fit(
 }
 
 fn stops_of(sources: &[Vec<TokenizedChat>]) -> Vec<u32> {
-    let mut stops: Vec<u32> = sources.iter().flatten().filter_map(|chat| chat.stop).collect();
+    let mut stops: Vec<u32> = sources
+        .iter()
+        .flatten()
+        .filter_map(|chat| chat.stop)
+        .collect();
     stops.sort_unstable();
     stops.dedup();
     stops
 }
 
 fn report(ledgers: Vec<Ledger>, source: &ChatRows, stops: &[u32], tokenizer: &Tokenizer) -> Report {
-    let total = ledgers.iter().fold(Ledger::default(), |sum, ledger| sum.plus(ledger));
+    let total = ledgers
+        .iter()
+        .fold(Ledger::default(), |sum, ledger| sum.plus(ledger));
     Report {
         target_share: total.target_share(),
         total,
         inputs: ledgers,
         rows: source.n_rows(),
         steps: source.steps(),
-        stop_tokens: stops.iter().filter_map(|stop| tokenizer.token_of(*stop)).collect(),
+        stop_tokens: stops
+            .iter()
+            .filter_map(|stop| tokenizer.token_of(*stop))
+            .collect(),
     }
 }
 
@@ -246,8 +291,10 @@ fn check(params: &Params, report: &Report) -> Result<(), Failure> {
     }
     let masked = params.loss_mask != LossMask::All;
     if masked && report.total.targets == report.total.tokens {
-        return Err(Failure::input("every token would be learned although a mask is asked for")
-            .help("check the chat template and the roles of the messages"));
+        return Err(
+            Failure::input("every token would be learned although a mask is asked for")
+                .help("check the chat template and the roles of the messages"),
+        );
     }
     Ok(())
 }

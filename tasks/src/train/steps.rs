@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::checkpoint;
 use super::params::Training;
-use crate::model::optimizer::Rate;
 use crate::model::core::thread_pool;
+use crate::model::optimizer::Rate;
 use crate::model::{AdamW, Core, Device, Model};
 
 /// What is trained.
@@ -184,7 +184,9 @@ impl<'a> Run<'a> {
         let Model {
             layout, weights, ..
         } = &mut self.model;
-        let norm = self.optimizer.update(&pool, layout, weights, &self.grads, rate);
+        let norm = self
+            .optimizer
+            .update(&pool, layout, weights, &self.grads, rate);
         if norm.is_finite() && report.loss.is_finite() {
             return Ok(norm);
         }
@@ -219,20 +221,31 @@ fn line(step: u64, tokens: u64, lr: f64, norm: f64, report: &StepReport) -> Stri
         ("grad_norm", norm.into()),
         ("counted", report.counted.into()),
     ]);
-    fields.extend(report.extra.iter().map(|(name, value)| (*name, Value::from(*value))));
+    fields.extend(
+        report
+            .extra
+            .iter()
+            .map(|(name, value)| (*name, Value::from(*value))),
+    );
     serde_json::json!(fields).to_string()
 }
 
 /// Device, instruction set and version of the arithmetic: within one of these, results are equal bit for bit.
 pub fn environment(device: &str) -> String {
-    format!("{device}/{}/{}", instruction_set(), env!("CARGO_PKG_VERSION"))
+    format!(
+        "{device}/{}/{}",
+        instruction_set(),
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 #[cfg(target_arch = "x86_64")]
 fn instruction_set() -> &'static str {
     if std::arch::is_x86_feature_detected!("avx512f") {
         "x86-64-avx512"
-    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+    } else if std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+    {
         "x86-64-avx2"
     } else {
         "x86-64"

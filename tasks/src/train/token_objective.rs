@@ -83,23 +83,27 @@ impl TokenLoss {
     ) -> Result<Sums, Failure> {
         let mut sums = Sums::default();
         let wanted = grads.is_some();
-        let vocabulary = core.config().vocab_size;
         match self {
             Self::CrossEntropy { z_loss } => {
                 let z_loss = *z_loss;
-                core.lm_head(weights, grads, &batch.rows, &mut |first, logits| {
-                    let targets = &batch.targets[first..][..logits.len() / vocabulary];
+                core.lm_head(weights, grads, &batch.rows, &mut |rows, logits| {
+                    let targets = &batch.targets[rows];
                     sums += loss::cross_entropy(logits, targets, weight, z_loss, wanted);
                 });
             }
             Self::Teacher(teacher) => {
-                let Teacher { model, core: taught, options } = &mut **teacher;
+                let Teacher {
+                    model,
+                    core: taught,
+                    options,
+                } = &mut **teacher;
                 taught.forward_only(&model.weights, &batch.batch, None)?;
                 let mut wisdom = Vec::new();
-                core.lm_head(weights, grads, &batch.rows, &mut |first, logits| {
-                    let rows = first..first + logits.len() / vocabulary;
+                core.lm_head(weights, grads, &batch.rows, &mut |rows, logits| {
                     wisdom.clear();
-                    let mut keep = |_: usize, logits: &mut [f32]| wisdom.extend_from_slice(logits);
+                    let mut keep = |_: std::ops::Range<usize>, logits: &mut [f32]| {
+                        wisdom.extend_from_slice(logits)
+                    };
                     taught.lm_head(&model.weights, None, &batch.rows[rows.clone()], &mut keep);
                     let targets = &batch.targets[rows];
                     sums += loss::distillation(logits, &wisdom, targets, *options, weight, wanted);
@@ -111,7 +115,13 @@ impl TokenLoss {
 
     /// Means over `counted` loss tokens.
     pub fn report(&self, sums: &Sums, counted: usize) -> StepReport {
-        let mean = |sum: f64| if counted == 0 { 0.0 } else { sum / counted as f64 };
+        let mean = |sum: f64| {
+            if counted == 0 {
+                0.0
+            } else {
+                sum / counted as f64
+            }
+        };
         let mut report = StepReport {
             counted: counted as u64,
             ..StepReport::default()
