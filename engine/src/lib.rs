@@ -22,6 +22,7 @@ pub mod receipt;
 pub mod runner;
 pub mod schedule;
 pub mod store;
+pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod workspace;

@@ -193,16 +193,23 @@ impl Store {
         }
     }
 
-    /// Notes how sound blobs look now, so that a later change to one is noticed.
+    /// Notes how sound blobs look now, so that a later change to one is noticed. One that looks other than when it was
+    /// noted is read first.
     pub fn note_blobs(&self, memo: &mut Memo, blobs: impl IntoIterator<Item = Blob>) {
         for blob in blobs {
+            let seen_ns = now_ns();
             let Ok(metadata) = fs::symlink_metadata(self.blob_path(&blob.digest)) else {
                 continue;
             };
             let stamp = Stamp::of(&metadata);
             let name = PathBuf::from(blob.digest.to_hex());
-            if memo.seen(&name, &stamp) != Seen::Same(blob.digest) {
-                memo.note(name, stamp, blob.digest, now_ns());
+            let is_news = match memo.seen(&name, &stamp) {
+                Seen::Same(_) => false,
+                Seen::Never => true,
+                Seen::Changed => self.verify(&blob) == BlobState::Sound,
+            };
+            if is_news {
+                memo.note(name, stamp, blob.digest, seen_ns);
             }
         }
     }
