@@ -88,12 +88,14 @@ pub enum Verb {
     Status(StatusArgs),
     /// Print the log of a task's last attempt
     Log(LogArgs),
+    /// Let the old result of a task stand for what it would be today
+    Accept(AcceptArgs),
     /// Copy an artifact out of the store
     Export(ExportArgs),
     /// Talk to a model
     Chat(ChatArgs),
-    /// Draw the report of a task as a page
-    Report(ReportArgs),
+    /// Draw the report of a goal or task as a page
+    Page(PageArgs),
     /// Read every blob again and compare it with its digest
     Verify(VerifyArgs),
     /// Free what no goal reaches
@@ -205,6 +207,14 @@ pub struct LogArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AcceptArgs {
+    pub task: String,
+    /// Why it may stand: kept in the receipt
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
 pub struct ExportArgs {
     /// TASK or TASK.port
     pub artifact: String,
@@ -237,9 +247,9 @@ pub struct ChatArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub struct PageArgs {
     /// Task of kind `report`, or a goal that has one
-    pub task: String,
+    pub report: String,
     /// Where the page goes [default: beside the report, under cache/latest]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -1,1 +1,26 @@
-fn main() {}
+//! The program `kbuild`: words in, words out.
+//!
+//! It parses the command line, asks the engine, and prints. It computes nothing and knows no kind by name except where
+//! a person is told how a model did and how to talk to it.
+
+mod args;
+mod commands;
+mod console;
+mod page;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+fn main() -> ExitCode {
+    match args::Cli::try_parse() {
+        Ok(cli) => commands::run(cli),
+        Err(error) => {
+            // Help and version are data; a command line that cannot be read is the user's mistake.
+            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            console::usage(&error, is_help);
+            if is_help { ExitCode::SUCCESS } else { commands::Exit::Wrong.into() }
+        }
+    }
+}

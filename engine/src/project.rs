@@ -11,7 +11,7 @@ use crate::build::{self, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::event::Events;
-use crate::graph::{Graph, TaskId};
+use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
 use crate::kananafile::{self, Kananafile, Problem};
 use crate::kind::Kinds;
 use crate::plan::{self, Lookup, Receipts, Status};
@@ -66,6 +66,28 @@ impl Project {
 
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// A problem for every source that is not there, at the first task that reads it. Reads no content.
+    pub fn missing_sources(&self) -> Vec<Problem> {
+        self.workspace
+            .missing(&self.graph)
+            .into_iter()
+            .map(|(id, cause)| self.missing_source(id, &cause))
+            .collect()
+    }
+
+    fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
+        let pattern = &self.graph.source(id).pattern;
+        let reads = |task: &&Task| task.bindings().any(|binding| binding.from == Origin::Source(id));
+        let place = self.graph.tasks().map(|(_, task)| task).find(reads).map(|task| &task.place);
+        let file = place.map_or("", |place| place.file.as_str());
+        let text = self.workspace.read(file).unwrap_or_default();
+        let task = place.map_or(0..0, |place| place.span.clone());
+        let written = text.get(task.start..).and_then(|rest| rest.find(pattern.as_str()));
+        let span = written.map_or(task.clone(), |at| task.start + at..task.start + at + pattern.len());
+        let help = "put it there, correct the path, or check with `--sources optional`";
+        Problem::at(file, &text, span, format!("source `{pattern}`: {cause}"), help)
     }
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.

@@ -70,6 +70,14 @@ impl Workspace {
         })
     }
 
+    /// Sources that are not there, or cannot be laid out, each with the cause. Reads no content.
+    pub fn missing(&self, graph: &Graph) -> Vec<(SourceId, String)> {
+        graph
+            .sources()
+            .filter_map(|(id, source)| Some((id, lay::lay(&self.root, source).err()?)))
+            .collect()
+    }
+
     /// Digests what `tasks` read from the workspace: sources, program files, environment. `memo` saves reading what
     /// did not change, and learns what was read.
     pub fn scan(&self, graph: &Graph, tasks: &[TaskId], memo: &mut Memo) -> Scan {

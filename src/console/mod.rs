@@ -2,11 +2,19 @@
 //!
 //! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
 
+pub mod cost;
+pub mod kinds;
 pub mod plan;
 pub mod problem;
 pub mod progress;
+pub mod schema;
+pub mod status;
 pub mod summary;
+
+
 pub mod text;
+pub mod toml;
+pub mod why;
 
 use std::io::{IsTerminal, Write};
 
@@ -79,4 +87,14 @@ pub fn is_interactive() -> bool {
 
 fn columns() -> usize {
     usize::from(console::Term::stderr().size().1)
+}
+
+/// Help, version, or what is wrong with a command line, as the parser words it.
+pub fn usage(error: &clap::Error, is_help: bool) {
+    let text = error.render();
+    if is_help {
+        data(&text.ansi().to_string());
+    } else {
+        prompt(&text.ansi().to_string());
+    }
 }

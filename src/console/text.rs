@@ -3,6 +3,7 @@
 //! Widths are of the display: a Hangul syllable takes two columns, a colour takes none.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `0.4s`, `12s`, `3m 05s`, `2h 07m`.
@@ -49,6 +50,12 @@ pub fn bytes(size: u64) -> String {
 pub fn plural(n: usize, noun: &str) -> String {
     let end = if n == 1 { "" } else { "s" };
     format!("{n} {noun}{end}")
+}
+
+/// The path as it is typed from the current directory, where it lies below it.
+pub fn from_here(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).to_owned()
 }
 
 /// Columns that a line takes.

@@ -2,6 +2,7 @@
 //!
 //! `program → tasks → engine`, never back. `model/` alone names candle, gemm or cudarc.
 
+pub mod chat;
 pub mod data;
 pub mod formats;
 pub mod measure;

@@ -37,6 +37,31 @@ pub struct Problem {
     pub help: String,
 }
 
+impl Problem {
+    /// An error about some bytes of `text`, the content of `file`.
+    pub fn at(
+        file: &str,
+        text: &str,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        let before = text.get(..span.start).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let excerpt = text[line_start..].lines().next().unwrap_or_default();
+        Self {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            excerpt: excerpt.to_owned(),
+            span,
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     /// One line, or two with the help: `Kananafile:3:8: unknown kind …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,14 @@
+//! `kbuild accept TASK --reason …`: the old result stands, although its key has changed.
+
+use super::{Exit, Stop, one, open};
+use crate::args::{AcceptArgs, ProjectArgs};
+use crate::console;
+
+pub fn run(project_args: &ProjectArgs, args: &AcceptArgs) -> Result<Exit, Stop> {
+    let kinds = kbuild_tasks::kinds();
+    let project = open(project_args, &kinds)?;
+    let task = one(project.graph(), &args.task)?;
+    let receipt = project.accept(task, &args.reason)?;
+    console::talk(&format!("{} stands for key {}", project.graph().task(task).name, receipt.key.short()));
+    Ok(Exit::Done)
+}

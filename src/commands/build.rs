@@ -1,0 +1,191 @@
+//! `kbuild GOAL…`: plans, builds, and says how it went.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::CommandFactory;
+use kbuild_engine::build::{Options, Outcome, Prepared};
+use kbuild_engine::event::Events;
+use kbuild_engine::graph::TaskId;
+use kbuild_engine::plan::Status;
+use kbuild_engine::project::Project;
+use kbuild_engine::runner::Stop as Ask;
+use tokio::sync::watch;
+
+use super::{DEFAULT_GOAL, Exit, Stop, build_id, chat, open, page, plan, select};
+use crate::args::{BuildArgs, Cli, PlanArgs, ProjectArgs};
+use crate::console::progress::{self, View};
+use crate::console::summary::{self, Results};
+use crate::console::{self};
+
+type Shown = Arc<Mutex<Box<dyn View>>>;
+
+pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
+    if args.dry_run {
+        let plan_args = PlanArgs { goals: args.goals.clone(), detailed_exitcode: false, cost: false, json: args.json };
+        return plan::run(project_args, &plan_args);
+    }
+    let kinds = kbuild_tasks::kinds();
+    let project = match open(project_args, &kinds) {
+        // Without a Kananafile and without a goal, somebody is looking for the way in.
+        Err(Stop::Environment { .. }) if args.goals.is_empty() && project_args.file.is_none() => return help(),
+        project => project?,
+    };
+    if args.goals.is_empty() && !project.graph().goals().contains_key(DEFAULT_GOAL) {
+        let goals: Vec<&str> = project.graph().goals().keys().map(String::as_str).collect();
+        let message = format!("no goal is named, and the Kananafile has no goal `{DEFAULT_GOAL}`");
+        let help = format!("name one: `kbuild {}`", goals.first().unwrap_or(&"TASK"));
+        return Err(Stop::words(message, help));
+    }
+    let goals = select(project.graph(), &args.goals)?;
+    let prepared = project.prepare(&goals);
+    plan::warn(&prepared);
+    if is_done(&project, &prepared) {
+        if !args.json {
+            let counts = console::plan::Counts::of(&prepared.plan);
+            console::talk(&console::plan::count_line(&counts));
+            console::prompt(&summary::results(&results(&project, &prepared, args)));
+        }
+        return Ok(Exit::Done);
+    }
+    announce_protected(&prepared, args)?;
+    let outcome = build(&project, &goals, options(args), args.json)?;
+    finish(&project, &goals, args, &outcome)
+}
+
+fn help() -> Result<Exit, Stop> {
+    console::data(&Cli::command().render_help().ansi().to_string());
+    Ok(Exit::Done)
+}
+
+/// Nothing to run, and the newest names are those of this plan.
+fn is_done(project: &Project, prepared: &Prepared) -> bool {
+    let is_newest = |(id, status): &(TaskId, Status)| match status {
+        Status::Hit(receipt) => {
+            let last = project.store.last(&prepared.graph.task(*id).name);
+            last.is_some_and(|last| last.key == receipt.key)
+        }
+        _ => false,
+    };
+    prepared.plan.tasks.iter().all(is_newest)
+}
+
+/// Protected tasks that may be rebuilt are named before anything starts, and words that name none are refused.
+fn announce_protected(prepared: &Prepared, args: &BuildArgs) -> Result<(), Stop> {
+    for name in &args.yes {
+        if prepared.graph.find(name).is_none() {
+            return Err(Stop::words(format!("`--yes {name}`: no task is called `{name}`"), ""));
+        }
+    }
+    for id in prepared.plan.protected(&prepared.graph) {
+        let name = &prepared.graph.task(id).name;
+        if !args.yes.contains(name) {
+            console::warn(&format!(
+                "`{name}` is protected and may have to be rebuilt; `--yes {name}` allows it, `kbuild why {name}` says why"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn options(args: &BuildArgs) -> Options {
+    let mut options = Options::new(&build_id());
+    options.keep_going = args.keep_going;
+    options.allowed = args.yes.iter().cloned().collect();
+    if let Some(jobs) = args.jobs {
+        options.resources.cpu = u32::try_from(jobs.max(1)).unwrap_or(u32::MAX);
+    }
+    options
+}
+
+fn build(project: &Project, goals: &[TaskId], options: Options, json: bool) -> Result<Outcome, Stop> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Stop::io("start", &PathBuf::from("the build"), &cause))?;
+    let view: Shown = Arc::new(Mutex::new(progress::view(json)));
+    let shown = Arc::clone(&view);
+    let events = Events::new(move |event| with(&shown, |view| view.on(&event)));
+    let (ask, asked) = watch::channel(Ask::No);
+    let outcome = runtime.block_on(async {
+        let signals = tokio::spawn(listen(ask, Arc::clone(&view)));
+        let outcome = project.build(goals, options, events, asked).await;
+        signals.abort();
+        outcome
+    });
+    with(&view, |view| view.close());
+    Ok(outcome?)
+}
+
+/// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.
+async fn listen(ask: watch::Sender<Ask>, view: Shown) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        let next = match *ask.borrow() {
+            Ask::No => Ask::Leave,
+            Ask::Leave | Ask::Kill => Ask::Kill,
+        };
+        let line = match next {
+            Ask::Kill => "killing what still runs",
+            _ => "stopping: running tasks save their state; once more kills them",
+        };
+        with(&view, |view| view.say(line));
+        // The build holds the receiver; when it is gone there is nothing to stop.
+        let _ = ask.send(next);
+    }
+}
+
+fn with(view: &Shown, act: impl FnOnce(&mut Box<dyn View>)) {
+    act(&mut view.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+fn finish(project: &Project, goals: &[TaskId], args: &BuildArgs, outcome: &Outcome) -> Result<Exit, Stop> {
+    if !args.json {
+        console::talk(&summary::totals(&outcome.totals));
+    }
+    if outcome.is_complete() {
+        // The results are those of a plan in which everything is a hit.
+        let prepared = project.prepare(goals);
+        page::draw_latest(project, &prepared)?;
+        if !args.json {
+            console::prompt(&summary::results(&results(project, &prepared, args)));
+        }
+        return Ok(Exit::Done);
+    }
+    if outcome.is_interrupted() {
+        if !args.json {
+            console::talk("interrupted; the same command goes on from here");
+        }
+        return Ok(Exit::Interrupted);
+    }
+    Ok(Exit::Failed)
+}
+
+/// Where the model and the report are, and what they say.
+fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results {
+    let mut results = Results::default();
+    if let Some(model) = chat::model_of(&prepared.graph, &prepared.goals) {
+        let directory = project.store.latest(&prepared.graph.task(model.task).name).join(&model.port);
+        if directory.join("chat_template.jinja").exists() {
+            let word = args.goals.first().map_or(DEFAULT_GOAL, String::as_str);
+            results.chat = Some(word.to_owned());
+        }
+        results.model = directory.exists().then(|| console::text::from_here(&directory));
+    }
+    if let Some((task, report)) = page::report_of(project, prepared) {
+        results.headline = crate::page::report::headline(&report);
+        let path = page::latest_path(project, &prepared.graph, task);
+        results.page = path.exists().then(|| console::text::from_here(&path));
+    }
+    results
+}
+
+

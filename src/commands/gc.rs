@@ -1,0 +1,75 @@
+//! `kbuild gc`: what no goal reaches; first a list, then, with `--yes`, its removal.
+
+use kbuild_engine::store::Kept;
+use serde_json::json;
+
+use super::{Exit, Stop, open};
+use crate::args::{GcArgs, ProjectArgs};
+use crate::console::{self, text};
+
+pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
+    let kinds = kbuild_tasks::kinds();
+    let project = open(project_args, &kinds)?;
+    let reached = project.reached();
+    let kept = if args.yes {
+        match project.store.collect(&reached)? {
+            Some(kept) => kept,
+            None => return Err(Stop::missing("a build is running; nothing was removed", "try again when it has ended")),
+        }
+    } else {
+        project.store.garbage(&reached)
+    };
+    if args.json {
+        console::data(&format!("{:#}\n", to_json(&kept, args.yes)));
+    } else {
+        print(&kept, args.yes);
+    }
+    Ok(Exit::Done)
+}
+
+fn print(kept: &Kept, is_removed: bool) {
+    let mut rows: Vec<Vec<String>> = kept
+        .garbage
+        .iter()
+        .map(|garbage| {
+            let age = garbage.age.map_or("?".to_owned(), text::duration);
+            vec![
+                garbage.task.clone(),
+                garbage.key.short(),
+                text::bytes(garbage.bytes),
+                format!("{age} old"),
+                format!("took {}", text::duration(garbage.elapsed)),
+            ]
+        })
+        .collect();
+    rows.extend(kept.litter.iter().map(|litter| {
+        let name = litter.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        vec!["(nobody's)".to_owned(), name, text::bytes(litter.bytes)]
+    }));
+    console::data(&text::table(&rows, console::data_width()));
+    let verb = if is_removed { "freed" } else { "would free" };
+    console::data(&format!(
+        "{verb} {}; {} of {} stay\n",
+        text::bytes(kept.freed()),
+        text::plural(kept.results, "result"),
+        text::bytes(kept.bytes)
+    ));
+    if !is_removed && !rows.is_empty() {
+        console::talk("`kbuild gc --yes` removes them");
+    }
+}
+
+fn to_json(kept: &Kept, is_removed: bool) -> serde_json::Value {
+    let garbage: Vec<_> = kept
+        .garbage
+        .iter()
+        .map(|each| {
+            json!({ "task": each.task, "key": each.key, "bytes": each.bytes,
+                    "age_ms": each.age.map(|age| age.as_millis() as u64),
+                    "elapsed_ms": each.elapsed.as_millis() as u64 })
+        })
+        .collect();
+    let litter: Vec<_> = kept.litter.iter().map(|each| json!({ "path": each.path, "bytes": each.bytes })).collect();
+    json!({ "removed": is_removed, "freed": kept.freed(), "kept": kept.results, "kept_bytes": kept.bytes,
+            "garbage": garbage, "litter": litter })
+}

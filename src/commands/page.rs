@@ -1,0 +1,103 @@
+//! `kbuild page GOAL`: the report of a pipeline, drawn as one HTML file. A build draws it as well.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kbuild_engine::artifact::Content;
+use kbuild_engine::build::Prepared;
+use kbuild_engine::graph::{Graph, TaskId};
+use kbuild_engine::plan::Status;
+use kbuild_engine::project::Project;
+use serde_json::Value;
+
+use super::{Exit, Stop, open, select};
+use crate::args::{PageArgs, ProjectArgs};
+use crate::console::{self, text};
+use crate::page::graph::Drawing;
+use crate::page::report::{Pipeline, page};
+
+/// The kind whose reports are drawn.
+const KIND: &str = "report";
+
+pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
+    let kinds = kbuild_tasks::kinds();
+    let project = open(project_args, &kinds)?;
+    let goals = select(project.graph(), std::slice::from_ref(&args.report))?;
+    let prepared = project.prepare(&goals);
+    let Some((task, report)) = report_of(&project, &prepared) else {
+        let help = format!("it must be built and hold a task of kind `{KIND}`: `kbuild {}`", args.report);
+        return Err(Stop::missing(format!("`{}` has no report that is up to date", args.report), help));
+    };
+    let path = args.output.clone().unwrap_or_else(|| latest_path(&project, &prepared.graph, task));
+    write(&path, &html(&prepared, task, &report))?;
+    console::data(&format!("{}\n", text::from_here(&path).display()));
+    Ok(Exit::Done)
+}
+
+/// Draws the page of the goals' report beside it, where they have one.
+pub fn draw_latest(project: &Project, prepared: &Prepared) -> Result<(), Stop> {
+    let Some((task, report)) = report_of(project, prepared) else {
+        return Ok(());
+    };
+    let path = latest_path(project, &prepared.graph, task);
+    write(&path, &html(prepared, task, &report))
+}
+
+/// The report among the goals, else the last one that they need: its task and its content.
+pub fn report_of(project: &Project, prepared: &Prepared) -> Option<(TaskId, Value)> {
+    let is_report = |id: &&TaskId| prepared.graph.task(**id).kind == KIND;
+    let reached = prepared.graph.reach(&prepared.goals);
+    let task = *prepared.goals.iter().rfind(is_report).or_else(|| reached.iter().rfind(is_report))?;
+    let Some(Status::Hit(receipt)) = prepared.plan.status(task) else {
+        return None;
+    };
+    let Content::File(blob) = receipt.outputs.get("report")? else {
+        return None;
+    };
+    let bytes = project.store.read(blob).ok()?;
+    Some((task, serde_json::from_slice(&bytes).ok()?))
+}
+
+/// Where the page of a task's newest report lies.
+pub fn latest_path(project: &Project, graph: &Graph, task: TaskId) -> PathBuf {
+    project.store.latest(&graph.task(task).name).join("report.html")
+}
+
+fn html(prepared: &Prepared, task: TaskId, report: &Value) -> String {
+    let name = &prepared.graph.task(task).name;
+    page(name, report, &pipeline(prepared)).to_html()
+}
+
+/// The graph of everything that the goals need, each composite and matrix as one box.
+fn pipeline(prepared: &Prepared) -> Pipeline {
+    let graph = &prepared.graph;
+    let tasks = graph.reach(&prepared.goals);
+    let elapsed = |id: TaskId| match prepared.plan.status(id) {
+        Some(Status::Hit(receipt)) => receipt.elapsed_ms,
+        _ => 0,
+    };
+    let drawing = Drawing::of(graph, &tasks, |id| graph.task(id).kind.clone());
+    let drawing = drawing.collapsed(|members| {
+        let sum: u64 = members.iter().map(|at| elapsed(tasks[*at])).sum();
+        let what = match members {
+            [only] => graph.task(tasks[*only]).kind.clone(),
+            several => text::plural(several.len(), "task"),
+        };
+        format!("{what} · {}", text::duration(Duration::from_millis(sum)))
+    });
+    let sum: u64 = tasks.iter().map(|id| elapsed(*id)).sum();
+    Pipeline {
+        svg: crate::page::dag::svg(&drawing.nodes, &drawing.edges),
+        lead: format!(
+            "{}; {} of work when each ran last.",
+            text::plural(tasks.len(), "task"),
+            text::duration(Duration::from_millis(sum))
+        ),
+    }
+}
+
+fn write(path: &Path, html: &str) -> Result<(), Stop> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|cause| Stop::io("create", parent, &cause))?;
+    std::fs::write(path, html).map_err(|cause| Stop::io("write", path, &cause))
+}

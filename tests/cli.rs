@@ -1,0 +1,20 @@
+//! What a user sees: transcripts of commands, run and compared. `TRYCMD=overwrite` writes them.
+
+mod common;
+
+#[test]
+fn transcripts() {
+    trycmd::TestCases::new().env("NO_COLOR", "1").case("tests/cli/*.md");
+}
+
+/// The tour of the README, in a copy of the example that it starts from.
+#[test]
+fn readme_shows_what_really_happens() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(common::root().join("README.md"), at("readme.md")).expect("README.md is copied");
+    std::fs::write(at("readme.toml"), "fs.sandbox = true\n").expect("the settings are written");
+    std::fs::create_dir(at("readme.in")).expect("the sandbox is made");
+    std::fs::write(at("readme.in/.keep"), "").expect("the sandbox is made");
+    trycmd::TestCases::new().env("NO_COLOR", "1").case(at("readme.md"));
+}
