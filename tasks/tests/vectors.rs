@@ -28,21 +28,14 @@ fn run(name: &str, cases: &[Case]) {
     let coverage = vectors.coverage();
     let mut counts = BTreeMap::new();
     for case in cases {
-        let listed = vectors.ids().into_iter().filter(|id| case.covers(id));
-        let n_listed = listed
-            .inspect(|id| {
-                let word = coverage.word(id);
-                assert!(
-                    word != Some("later"),
-                    "`{id}` has code and is listed as later"
-                );
-                *counts
-                    .entry(word.unwrap_or("unlisted").to_owned())
-                    .or_insert(0) += 1;
-            })
-            .count();
-        if n_listed > 0 {
+        let ids = vectors.ids();
+        let mut words = ids
+            .iter()
+            .filter(|id| case.covers(id))
+            .map(|id| coverage.word(id));
+        if words.any(|word| matches!(word, Some("run" | "negative"))) {
             (case.run)(&vectors);
+            *counts.entry(case.id).or_insert(0) += 1;
         }
     }
     println!("{name}: {counts:?}");

@@ -82,7 +82,8 @@ impl Vectors {
         ids
     }
 
-    fn files(&self) -> Vec<String> {
+    /// Every file, as `folder/name`.
+    pub fn files(&self) -> Vec<String> {
         let mut names = Vec::new();
         let folders = std::fs::read_dir(&self.root)
             .unwrap_or_else(|error| panic!("{}: {error}", self.root.display()));
@@ -196,7 +197,10 @@ impl Coverage {
 }
 
 fn matches(pattern: &str, id: &str) -> bool {
-    pattern
-        .strip_suffix('*')
-        .map_or(pattern == id, |stem| id.starts_with(stem))
+    match pattern.split_once('*') {
+        None => pattern == id,
+        Some((start, end)) => {
+            id.len() >= start.len() + end.len() && id.starts_with(start) && id.ends_with(end)
+        }
+    }
 }
