@@ -32,7 +32,7 @@ fn minimal_builds_once_and_follows_a_variable() {
         .ok(&[])
         .says("nothing to do: 5 tasks are up to date");
     assert_eq!(
-        project.built(&["--set", "vocab_size=400"]),
+        project.built(&["--set", "vocab_size=360"]),
         ["tokenizer", "tokens-en", "tokens-ko"]
     );
     assert_eq!(project.built(&[]), [""; 0]);

@@ -9,7 +9,7 @@ fn the_page_of_a_report_is_drawn_and_stands_alone() {
     let project = Project::copy_of("tests/page");
     let ran = project
         .ok(&[])
-        .says("gates passed 2 of 3")
+        .says("gates passed: 2 of 3")
         .says("cache/latest/report/report.html");
     drop(ran);
     let html = project.read("cache/latest/report/report.html");
@@ -36,7 +36,7 @@ fn the_page_of_a_report_is_drawn_and_stands_alone() {
     project
         .ok(&[])
         .says("nothing to do")
-        .says("gates passed 2 of 3");
+        .says("gates passed: 2 of 3");
     project
         .ok(&["page", "report", "-o", "elsewhere.html"])
         .says("elsewhere.html");

@@ -64,6 +64,9 @@ fn line(name: &str, cost: &Cost, last_ms: Option<u64>) -> Vec<String> {
 fn total(name: &str, rows: &[&Row]) -> Vec<String> {
     let sum = |of: fn(&Row) -> Option<f64>| -> String {
         let known: Vec<f64> = rows.iter().filter_map(|row| of(row)).collect();
+        if known.is_empty() {
+            return "?".to_owned();
+        }
         let more = if known.len() < rows.len() { "+" } else { "" };
         format!("{}{more}", text::count(known.iter().sum()))
     };

@@ -35,20 +35,7 @@ pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
     let _ = writeln!(out, "{}", styled(DIM, nature(kind)));
     let inputs: Vec<Vec<String>> = kind.ports.inputs.iter().map(input_row).collect();
     let outputs: Vec<Vec<String>> = kind.ports.outputs.iter().map(output_row).collect();
-    let params: Vec<Vec<String>> = params(&kind.schema)
-        .into_iter()
-        .map(|param| {
-            let default = param
-                .default
-                .map_or(String::new(), |default| format!("= {default}"));
-            vec![
-                format!("  {}", param.name),
-                format!("{} {default}", param.kind),
-                first_line(&param.doc),
-            ]
-        })
-        .collect();
-    for (title, rows) in [("inputs", inputs), ("outputs", outputs), ("params", params)] {
+    for (title, rows) in [("inputs", inputs), ("outputs", outputs)] {
         if !rows.is_empty() {
             let _ = write!(
                 out,
@@ -58,6 +45,13 @@ pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
             );
         }
     }
+    let params = params(&kind.schema);
+    if !params.is_empty() {
+        let _ = writeln!(out, "\n{}", styled(BOLD, "params"));
+    }
+    params
+        .iter()
+        .for_each(|param| out.push_str(&describe_param(param)));
     let formats: Vec<Vec<String>> = kind
         .ports
         .outputs
@@ -74,6 +68,20 @@ pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
         );
     }
     out
+}
+
+/// Name, type and default on a line; what it means below.
+fn describe_param(param: &Param) -> String {
+    let default = param
+        .default
+        .as_ref()
+        .map_or(String::new(), |default| format!(" = {default}"));
+    let head = format!("  {}{default}", styled(BOLD, &param.name));
+    format!(
+        "{head}  {}\n      {}\n",
+        styled(DIM, param.kind.replace('`', "")),
+        param.doc
+    )
 }
 
 /// The whole reference as Markdown: `docs/kinds.md`.
@@ -346,10 +354,6 @@ fn tagged_table(root: &Value, node: &Value) -> String {
         .map(|(name, field)| format!("{name}: {}", type_name(root, field)))
         .collect();
     format!("{{ {} }}", fields.join(", "))
-}
-
-fn first_line(doc: &str) -> String {
-    doc.lines().next().unwrap_or_default().to_owned()
 }
 
 fn sentence(text: &str) -> String {

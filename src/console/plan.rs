@@ -155,8 +155,8 @@ pub fn reason(reason: &Reason) -> String {
 /// What stands in the way, in a few words.
 pub fn blocker(blocker: &Blocker) -> String {
     match blocker {
-        Blocker::Source { pattern, detail } => format!("source `{pattern}`: {detail}"),
-        Blocker::ProgramFile { path, detail } => format!("program file `{path}`: {detail}"),
+        Blocker::Source { detail, .. } => format!("source {detail}"),
+        Blocker::ProgramFile { detail, .. } => format!("program file {detail}"),
         Blocker::Misaligned { ports } => {
             let counts: Vec<String> = ports
                 .iter()

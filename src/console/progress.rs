@@ -267,7 +267,7 @@ fn failure(event: &BuildEvent) -> String {
     if !help.is_empty() {
         say("help", help);
     }
-    say("log", &log.display().to_string());
+    say("log", &text::from_here(log).display().to_string());
     match *retried {
         true => say("next", "another attempt follows"),
         false => say("next", advice(*class)),

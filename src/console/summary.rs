@@ -75,7 +75,7 @@ fn item(item: &Item) -> String {
         Tone::Good => GREEN,
         Tone::Bad => RED,
     };
-    format!("{} {}", item.label, styled(style, &item.value))
+    format!("{}: {}", item.label, styled(style, &item.value))
 }
 
 #[cfg(test)]
