@@ -4,6 +4,8 @@
 //! `serde_json/preserve_order` changes no key). Integers print as integers, floats in the shortest form that reads
 //! back to the same `f64`. What has no stable form is refused: NaN and infinities never reach a digest.
 
+use std::fmt::Write;
+
 use serde::Serialize;
 use serde_json::{Number, Value};
 
@@ -30,7 +32,8 @@ pub fn digest<T: Serialize>(value: &T) -> Result<Digest, NotCanonical> {
     Ok(Digest::of(to_string(value)?.as_bytes()))
 }
 
-fn write_value(value: &Value, out: &mut String) -> Result<(), NotCanonical> {
+/// Appends the canonical text of a JSON value.
+pub(crate) fn write_value(value: &Value, out: &mut String) -> Result<(), NotCanonical> {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
@@ -73,13 +76,21 @@ fn write_number(number: &Number, out: &mut String) -> Result<(), NotCanonical> {
         let float = if float == 0.0 { 0.0 } else { float };
         out.push_str(&serde_json::to_string(&float)?);
     } else {
-        out.push_str(&number.to_string());
+        let _ = write!(out, "{number}");
     }
     Ok(())
 }
 
-fn write_text(text: &str, out: &mut String) -> Result<(), NotCanonical> {
-    out.push_str(&serde_json::to_string(text)?);
+/// Appends a JSON string.
+pub(crate) fn write_text(text: &str, out: &mut String) -> Result<(), NotCanonical> {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7f;
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::to_string(text)?);
+    }
     Ok(())
 }
 

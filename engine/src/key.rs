@@ -7,11 +7,12 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::canonical;
+use crate::canonical::{self, NotCanonical};
 use crate::digest::Digest;
 use crate::graph::{Binding, InputPort, Task};
 
@@ -43,6 +44,18 @@ pub struct InputEntry {
     /// On labelled ports alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+}
+
+impl InputEntry {
+    fn write(&self, out: &mut String) -> Result<(), NotCanonical> {
+        let _ = write!(out, "{{\"digest\":\"{}\"", self.digest);
+        if let Some(label) = &self.label {
+            out.push_str(",\"label\":");
+            canonical::write_text(label, out)?;
+        }
+        out.push('}');
+        Ok(())
+    }
 }
 
 /// The program of a command or plugin, by content.
@@ -95,7 +108,50 @@ impl Manifest {
     /// # Panics
     /// Never: what a manifest holds has passed through JSON, which has no NaN and no infinities.
     pub fn key(&self) -> Digest {
-        canonical::digest(self).expect("a manifest has a canonical form")
+        Digest::of(self.text().as_bytes())
+    }
+
+    /// The canonical text: what [`canonical::to_string`] gives, without a detour through a JSON value.
+    ///
+    /// # Panics
+    /// Never, see [`Manifest::key`].
+    pub fn text(&self) -> String {
+        let mut out = String::with_capacity(512);
+        self.write(&mut out)
+            .expect("a manifest has a canonical form");
+        out
+    }
+
+    /// Fields in the order of their names.
+    fn write(&self, out: &mut String) -> Result<(), NotCanonical> {
+        out.push_str("{\"inputs\":{");
+        for (index, (port, entries)) in self.inputs.iter().enumerate() {
+            out.push_str(if index > 0 { "," } else { "" });
+            canonical::write_text(port, out)?;
+            out.push_str(":[");
+            for (index, entry) in entries.iter().enumerate() {
+                out.push_str(if index > 0 { "," } else { "" });
+                entry.write(out)?;
+            }
+            out.push(']');
+        }
+        out.push_str("},\"kind\":");
+        canonical::write_text(&self.kind, out)?;
+        out.push_str(",\"params\":");
+        canonical::write_value(&self.params, out)?;
+        if self.part {
+            out.push_str(",\"part\":true");
+        }
+        if let Some(program) = &self.program {
+            out.push_str(",\"program\":");
+            out.push_str(&canonical::to_string(program)?);
+        }
+        let _ = write!(
+            out,
+            ",\"schema\":{},\"version\":{}}}",
+            self.schema, self.version
+        );
+        Ok(())
     }
 
     /// The manifest as a JSON value, as receipts hold it.

@@ -60,6 +60,40 @@ fn the_text_that_is_hashed_is_readable() {
 }
 
 #[test]
+fn the_quick_text_is_the_canonical_one() {
+    let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let digest = Digest::of(b"content");
+    let entry = |label: Option<&str>| InputEntry {
+        digest,
+        label: label.map(str::to_owned),
+    };
+    let inputs = [
+        ("a \"b\"", vec![entry(None), entry(Some("한\n글"))]),
+        ("z", Vec::new()),
+    ];
+    let program = ProgramEntry {
+        argv: vec!["a\tb".to_owned()],
+        files: vec![digest],
+        env: BTreeMap::from([("LANG".to_owned(), None)]),
+    };
+    for (program, part) in [(None, false), (Some(program), true)] {
+        let manifest = Manifest {
+            schema: SCHEMA,
+            kind: "tr\u{7f}ain".to_owned(),
+            version: 7,
+            params: value(r#"{"z":[1.0,-0.0,1e300,-3,null,true],"a":{"\\":"\u0001"}}"#),
+            inputs: inputs
+                .clone()
+                .map(|(port, list)| (port.to_owned(), list))
+                .into(),
+            program,
+            part,
+        };
+        assert_eq!(manifest.text(), canonical::to_string(&manifest).unwrap());
+    }
+}
+
+#[test]
 fn a_part_is_not_the_whole() {
     let kananafile = loaded("[task.c]\nkind = \"clean\"\ninputs.documents = \"a\"\n");
     let (_, task) = kananafile.graph.tasks().next().unwrap();
