@@ -3,6 +3,7 @@
 //! The only place where plan, store, workspace and runner meet. Which task runs next is the scheduler's to say, what
 //! must run is the planner's; this file only carries messages between them.
 
+mod arguments;
 mod attempt;
 mod claim;
 mod driver;
@@ -10,6 +11,7 @@ mod journal;
 mod machine;
 mod mapped;
 mod outputs;
+mod report;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,6 +22,6 @@ pub mod receipt;
 pub mod runner;
 pub mod schedule;
 pub mod store;
-pub mod workspace;
 #[cfg(test)]
 mod testing;
+pub mod workspace;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::arguments::arguments;
 use super::claim::{Claim, claim};
 use super::driver::Job;
 use super::machine;
 use super::mapped;
 use super::outputs::{self, broken};
-use super::stage::{Staged, arguments, stage};
+use super::stage::{Staged, stage};
 use crate::artifact::Content;
 use crate::error::Error;
 use crate::event::BuildEvent;

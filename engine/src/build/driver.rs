@@ -8,11 +8,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Success, execute};
 use super::journal::Journal;
-use super::{Options, Outcome, Prepared};
+use super::{Options, Outcome, Prepared, report};
 use crate::error::Error;
-use crate::event::{BuildEvent, Events, PartCount, Produced, Totals};
+use crate::event::{BuildEvent, Events};
 use crate::graph::{Graph, Origin, Task, TaskId};
-use crate::plan::{Blocker, Known, Plan, Status, Work, decide};
+use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
 use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
@@ -149,7 +149,7 @@ impl Driver {
         }
         let (latest, warning) = store.memo("latest");
         warning.into_iter().for_each(|text| events.warn(text));
-        events.send(started(&journal.build, &prepared.plan));
+        events.send(report::started(&journal.build, &prepared.plan));
         let history = open_history(store, &prepared.plan, &events);
         let tasks = prepared.graph.reach(&prepared.goals);
         let schedule = schedule::Options {
@@ -278,12 +278,12 @@ impl Driver {
                 Resolution::Held
             }
             Status::Miss(work) => {
-                self.shared.events.send(missed(task, &work));
+                self.shared.events.send(report::missed(task, &work));
                 self.works.insert(id, *work);
                 Resolution::Miss
             }
             Status::Blocked(blockers) => {
-                let problems = blockers.iter().map(in_words).collect();
+                let problems = blockers.iter().map(report::in_words).collect();
                 self.shared
                     .events
                     .send(BuildEvent::Blocked { task, problems });
@@ -376,7 +376,7 @@ impl Driver {
             let bytes = receipt.outputs.values().map(|content| content.size()).sum();
             self.history
                 .record(&task, &receipt.key.to_hex(), elapsed, bytes);
-            self.shared.events.send(finished(task, &receipt));
+            self.shared.events.send(report::finished(task, &receipt));
         } else {
             self.elsewhere.insert(id);
             let key = receipt.key;
@@ -449,7 +449,7 @@ impl Driver {
             }
         }
         self.save_memos();
-        let totals = self.totals(&states, elapsed);
+        let totals = report::totals(&states, self.elsewhere.len(), elapsed);
         self.shared.events.send(BuildEvent::Done(totals.clone()));
         Outcome {
             build: self.shared.journal.build.clone(),
@@ -473,21 +473,6 @@ impl Driver {
             }
         }
     }
-
-    fn totals(&self, states: &BTreeMap<TaskId, State>, elapsed: Duration) -> Totals {
-        let count =
-            |wanted: fn(&State) -> bool| states.values().filter(|state| wanted(state)).count();
-        Totals {
-            hits: count(|state| *state == State::Hit) + self.elsewhere.len(),
-            built: count(|state| *state == State::Built) - self.elsewhere.len(),
-            failed: count(|state| matches!(state, State::Failed(_))),
-            held: count(|state| *state == State::Held),
-            blocked: count(|state| matches!(state, State::Blocked | State::Unservable(_))),
-            skipped: count(|state| matches!(state, State::Skipped(_))),
-            cancelled: count(|state| *state == State::Cancelled),
-            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        }
-    }
 }
 
 /// History is opened only when something runs: opening writes.
@@ -506,65 +491,4 @@ fn durations(graph: &Graph, tasks: &[TaskId], history: &History) -> BTreeMap<Tas
         .iter()
         .filter_map(|id| Some((*id, history.elapsed(&graph.task(*id).name)?.as_secs_f64())))
         .collect()
-}
-
-fn started(build: &str, plan: &Plan) -> BuildEvent {
-    let count = |wanted: fn(&Status) -> bool| {
-        plan.tasks
-            .iter()
-            .filter(|(_, status)| wanted(status))
-            .count()
-    };
-    BuildEvent::Started {
-        build: build.to_owned(),
-        tasks: plan.tasks.len(),
-        hits: count(|status| matches!(status, Status::Hit(_))),
-        misses: count(|status| matches!(status, Status::Miss(_))),
-        unknown: count(|status| matches!(status, Status::Unknown(_))),
-    }
-}
-
-fn missed(task: String, work: &Work) -> BuildEvent {
-    BuildEvent::Miss {
-        task,
-        key: work.key,
-        reasons: work.reasons.clone(),
-        parts: work.parts.as_ref().map(|parts| PartCount {
-            missing: parts.missing().len(),
-            total: parts.total(),
-        }),
-    }
-}
-
-fn finished(task: String, receipt: &Receipt) -> BuildEvent {
-    let outputs = receipt.outputs.iter().map(|(port, content)| {
-        let produced = Produced {
-            digest: content.digest(),
-            bytes: content.size(),
-        };
-        (port.clone(), produced)
-    });
-    BuildEvent::Finished {
-        task,
-        key: receipt.key,
-        elapsed_ms: receipt.elapsed_ms,
-        outputs: outputs.collect(),
-        facts: receipt.facts.clone(),
-    }
-}
-
-fn in_words(blocker: &Blocker) -> String {
-    match blocker {
-        Blocker::Source { detail, .. } | Blocker::ProgramFile { detail, .. } => detail.clone(),
-        Blocker::Misaligned { ports } => {
-            let counts: Vec<String> = ports
-                .iter()
-                .map(|(port, parts)| format!("`{port}` has {parts}"))
-                .collect();
-            format!(
-                "ports that go together have different numbers of parts: {}",
-                counts.join(", ")
-            )
-        }
-    }
 }
