@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(read_all(&parts[1]).unwrap(), vec![]);
         let ledger = Ledger::read(&done.output("ledger").parts[0]).unwrap();
         assert_eq!((ledger.input.documents, ledger.kept.documents), (2, 1));
-        assert_eq!(ledger.dropped["top_4_gram"].documents, 1);
+        assert_eq!(ledger.dropped["top_3_gram"].documents, 1);
         let parts_done = |event: &&Event| matches!(event, Event::Part { .. });
         assert_eq!(done.events.iter().filter(parts_done).count(), 2);
     }

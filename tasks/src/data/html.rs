@@ -40,6 +40,7 @@ pub fn extract(html: &str, selectors: &Selectors) -> Page {
     let language = document.root_element().attr("lang").map(str::to_owned);
     let mut blocks = Walk::new(selectors).blocks(main_part(&document, selectors));
     drop_menus(&mut blocks);
+    drop_trailing_links(&mut blocks);
     drop_repeats(&mut blocks);
     let headings = blocks
         .iter()
@@ -490,6 +491,25 @@ fn drop_menus(blocks: &mut Vec<Block>) {
     blocks.retain(|_| keep.next().unwrap_or(true));
 }
 
+/// Links at the end of a page, with the short label above them (`Related topics`).
+fn drop_trailing_links(blocks: &mut Vec<Block>) {
+    const LABEL: usize = 20;
+    let n_before = blocks.len();
+    while blocks.len() > 1
+        && blocks
+            .last()
+            .is_some_and(|block| matches!(block.kind, Kind::Text | Kind::Item) && block.is_link())
+    {
+        blocks.pop();
+    }
+    let is_label = |block: &Block| {
+        block.text.chars().count() <= LABEL && !block.text.ends_with(super::text::is_terminal)
+    };
+    if blocks.len() < n_before && blocks.len() > 1 && blocks.last().is_some_and(is_label) {
+        blocks.pop();
+    }
+}
+
 /// A paragraph or heading that was there before is a template's; a short one (`Example:`) may come again.
 fn drop_repeats(blocks: &mut Vec<Block>) {
     const SHORT: usize = 20;
@@ -551,6 +571,14 @@ mod tests {
             text(&page),
             "- somewhere\nThis sentence stands on the page twice.\nExample:\na\nExample:"
         );
+    }
+
+    #[test]
+    fn links_at_the_end_go_with_their_label() {
+        let links = "<p><a href=x>Opening a file</a></p>".repeat(2);
+        let page =
+            format!("<p>Text of the page.</p>{links}<p>More.</p><p>Related Topics</p>{links}");
+        assert_eq!(text(&page), "Text of the page.\nOpening a file\nMore.");
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! From raw text to tokens: extract, clean, classify, tokenize.
 
 mod anonymize;
+mod classify;
 pub mod cluster;
+mod decontaminate;
 mod drop;
 mod extract;
+pub mod fasttext;
 mod filter;
 pub mod html;
+mod iterative_classifier;
 pub mod ledger;
+mod mine;
 pub mod minhash;
 mod parts;
 pub mod pii;
+pub mod quality_report;
 pub mod rules;
 pub mod signatures;
 pub mod text;
 mod tokenize;
+pub mod train_classifier;
 mod train_tokenizer;
 
 use kbuild_engine::kind::Kind;
@@ -27,6 +34,12 @@ pub fn kinds() -> Vec<Kind> {
         Kind::task::<signatures::Signatures>(),
         Kind::task::<cluster::Cluster>(),
         Kind::task::<drop::Drop>(),
+        Kind::task::<decontaminate::Decontaminate>(),
+        Kind::task::<decontaminate::DecontaminateChat>(),
+        Kind::task::<train_classifier::TrainClassifier>(),
+        Kind::task::<mine::Mine>(),
+        Kind::composite::<iterative_classifier::IterativeClassifier>(),
+        Kind::task::<classify::Classify>(),
         Kind::task::<train_tokenizer::TrainTokenizer>(),
         Kind::task::<tokenize::Tokenize>(),
     ]
