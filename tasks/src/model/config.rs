@@ -151,13 +151,13 @@ impl Config {
 
     fn validate_heads(&self) -> Result<(), ModelError> {
         let (heads, groups) = (self.num_attention_heads, self.num_key_value_heads);
-        if heads % groups != 0 {
+        if !heads.is_multiple_of(groups) {
             return Err(ModelError::invalid(
                 format!("{heads} attention heads cannot share {groups} key/value heads evenly"),
                 "make `num_attention_heads` a multiple of `num_key_value_heads`",
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(ModelError::invalid(
                 format!(
                     "`head_dim` is {}, RoPE turns pairs of channels",

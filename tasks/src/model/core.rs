@@ -125,11 +125,6 @@ impl Core {
         self.cpu().hidden()
     }
 
-    /// Rows that [`Core::lm_head`] treats at a time; depends on the vocabulary alone.
-    pub fn head_chunk(&self) -> usize {
-        (HEAD_ELEMENTS / self.config.vocab_size).clamp(16, 512)
-    }
-
     /// Shows the logits `[n, V]` of the given rows (any order, chunk by chunk) to `loss` as `(range, logits)`,
     /// `range` being the part of `rows` that is shown. With `grads`, what `loss` leaves in `logits` is taken as their gradient.
     pub fn lm_head(
@@ -143,8 +138,7 @@ impl Core {
             self.config.head == Head::Language,
             "a reward model has no vocabulary head"
         );
-        let chunk = self.head_chunk();
-        self.cpu_mut().head(weights, grads, rows, chunk, loss);
+        self.cpu_mut().head(weights, grads, rows, HEAD_CHUNK, loss);
     }
 
     /// Shows the scores `[n]` of the given rows, all at once; with `grads`, what `loss` leaves is their gradient.
@@ -180,8 +174,9 @@ impl Core {
     }
 }
 
-/// Logits of one head chunk, at most (but never fewer than 16 rows).
-const HEAD_ELEMENTS: usize = 1 << 20;
+/// Rows of logits that are alive at the same time. Enough for the gradient of the head matrix, which is read and
+/// written once per chunk, not to wait for memory.
+pub const HEAD_CHUNK: usize = 256;
 
 /// A pool of its own for a core: what else runs in the process does not share it.
 pub fn thread_pool(threads: usize) -> Result<Arc<ThreadPool>, ModelError> {

@@ -43,6 +43,18 @@ pub struct LayerRanges {
     pub down: Range<usize>,
 }
 
+impl LayerRanges {
+    /// `input_norm`, `qkv`: what comes before attention, side by side.
+    pub fn before_attention(&self) -> Range<usize> {
+        self.input_norm.start..self.qkv.end
+    }
+
+    /// `o`, `post_norm`, `gate_up`, `down`: what comes after it.
+    pub fn after_attention(&self) -> Range<usize> {
+        self.o.start..self.down.end
+    }
+}
+
 /// The table of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {

@@ -498,6 +498,8 @@ fn the_number_of_threads_changes_no_bit() {
         ),
         // Inner dimensions beyond 512: 700 of the feed-forward layer, 1100 tokens of the weight gradients.
         (config(&wide), vec![700, 400]),
+        // More chunks than lanes.
+        (shapes()[2].clone(), vec![1000, 900, 700]),
     ];
     for (config, lengths) in &cases {
         let one = train(config, lengths, 1);
@@ -687,7 +689,7 @@ fn a_sample_depends_on_its_prompt_alone() {
     }
     let pool = thread_pool(1).unwrap();
     for (at, prompt) in prompts.iter().enumerate().rev().step_by(7) {
-        let alone = generate(&model, &[prompt.clone()], &options, &pool).unwrap();
+        let alone = generate(&model, std::slice::from_ref(prompt), &options, &pool).unwrap();
         assert_eq!(alone, all[3 * at..3 * at + 3]);
     }
     let decoder = Decoder::new(&model).unwrap();

@@ -451,6 +451,16 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_weights_are_widened() {
+        let mut values = [0.0; 2];
+        convert(Dtype::BF16, &[0x80, 0x3f, 0x20, 0xc0], &mut values).unwrap();
+        assert_eq!(values, [1.0, -2.5]);
+        convert(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc1], &mut values).unwrap();
+        assert_eq!(values, [1.0, -2.5]);
+        assert!(convert(Dtype::I64, &[0; 16], &mut values).is_err());
+    }
+
+    #[test]
     fn init_depends_on_seed_and_name_alone() {
         let model = Model::init(&config(), 3).unwrap();
         assert_eq!(model.weights, Model::init(&config(), 3).unwrap().weights);

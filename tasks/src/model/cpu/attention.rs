@@ -1,15 +1,16 @@
-//! Causal attention of one sequence with grouped queries: tiles of queries against their whole prefix.
+//! Causal attention of one sequence with grouped queries.
 //!
-//! The probabilities of a tile live in scratch memory only; backward makes them again from the logarithm of their sum
-//! (Dao et al. 2022). H query heads, G key/value heads, P = H / G queries a group, hd the width of a head, T tokens.
-//! A row of `qkv` is `[H hd | G hd | G hd]`, a row of the output `[H hd]`.
+//! Sixteen queries of one head lie side by side in the lanes of a vector and meet their keys one after the other, so
+//! that maxima, sums and products of the softmax need no work across lanes. The probabilities of such a block live in
+//! scratch memory only; backward makes them again from the logarithm of their sum (Dao et al. 2022).
+//!
+//! H query heads, G key/value heads, hd the width of a head, T tokens. A row of `qkv` is `[H hd | G hd | G hd]`, a row
+//! of the output `[H hd]`. Products of so few columns are what `gemm` is slowest at, therefore the kernels of
+//! `attention_kernels`.
 
-use super::matrix::{Into, Mat, MatMut, multiply};
+use super::attention_kernels::{LANES, combine, mask, probabilities, products, softmax, spread};
 use super::row;
 use super::scratch::with_scratch;
-
-/// Queries that are treated together.
-const TILE: usize = 64;
 
 /// The shape of attention in one model.
 #[derive(Debug, Clone, Copy)]
@@ -24,57 +25,71 @@ impl Shape {
         self.heads * self.head_dim
     }
 
-    fn keys(&self) -> usize {
-        self.groups * self.head_dim
-    }
-
     /// Width of a row of `qkv`.
     pub fn width(&self) -> usize {
-        self.queries() + 2 * self.keys()
+        self.queries() + 2 * self.groups * self.head_dim
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// Column of the key head, and of the value head, that a query head reads.
-    fn sources(&self, head: usize) -> (usize, usize) {
-        let group = head / (self.heads / self.groups);
+    /// Columns of the keys, and of the values, of a group.
+    fn columns(&self, group: usize) -> (usize, usize) {
         let key = self.queries() + group * self.head_dim;
-        (key, key + self.keys())
+        (key, key + self.groups * self.head_dim)
+    }
+
+    /// Query heads of a group.
+    fn heads_of(&self, group: usize) -> std::ops::Range<usize> {
+        let per_group = self.heads / self.groups;
+        group * per_group..(group + 1) * per_group
+    }
+
+    /// Width of a head in rows of scratch, padded with zeros.
+    fn padded(&self) -> usize {
+        self.head_dim.next_multiple_of(8)
     }
 }
 
 /// `out [T, H hd]` and the log-sum-exp `lse [T, H]` of one sequence, from `qkv` after RoPE.
 pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape) {
     let tokens = qkv.len() / shape.width();
-    let hd = shape.head_dim;
-    with_scratch(4 * tokens * hd + TILE * tokens, |scratch| {
-        let (q, scratch) = scratch.split_at_mut(tokens * hd);
-        let (k, scratch) = scratch.split_at_mut(tokens * hd);
-        let (v, scratch) = scratch.split_at_mut(tokens * hd);
-        let (o, s) = scratch.split_at_mut(tokens * hd);
-        for head in 0..shape.heads {
-            let (key, value) = shape.sources(head);
-            gather(q, qkv, shape.width(), head * hd, hd);
-            gather(k, qkv, shape.width(), key, hd);
-            gather(v, qkv, shape.width(), value, hd);
-            for first in (0..tokens).step_by(TILE) {
-                let last = (first + TILE).min(tokens);
-                let (rows, tile) = (last - first, first * hd..last * hd);
-                scores(s, &q[tile.clone()], &k[..last * hd], rows, last, hd);
-                for (i, s) in s.chunks_exact_mut(last).take(rows).enumerate() {
-                    let seen = first + i + 1;
-                    lse[(first + i) * shape.heads + head] = softmax(s, seen, shape.scale());
+    let (padded, hd) = (tokens.next_multiple_of(LANES), shape.head_dim);
+    let sizes = [
+        padded * hd,
+        padded * hd,
+        padded * LANES,
+        hd * LANES,
+        hd * LANES,
+    ];
+    with_scratch(sizes, |[k, v, s, q, o]| {
+        let (s, _) = s.as_chunks_mut::<LANES>();
+        let (q, _) = q.as_chunks_mut::<LANES>();
+        let (o, _) = o.as_chunks_mut::<LANES>();
+        for group in 0..shape.groups {
+            let (key, value) = shape.columns(group);
+            gather(k, hd, qkv, shape.width(), key, hd);
+            gather(v, hd, qkv, shape.width(), value, hd);
+            for head in shape.heads_of(group) {
+                for first in (0..tokens).step_by(LANES) {
+                    let last = first + LANES;
+                    let s = &mut s[..last];
+                    gather_lanes(q, qkv, shape.width(), first, head * hd, shape.scale());
+                    products(s, q, &k[..last * hd]);
+                    mask(&mut s[first..]);
+                    let (shifts, sums) = softmax(s);
+                    combine(o, s, &v[..last * hd]);
+                    for lane in 0..LANES.min(tokens - first) {
+                        let at = (first + lane) * shape.heads + head;
+                        lse[at] = shifts[lane] + sums[lane].ln();
+                        let norm = 1.0 / sums[lane];
+                        for (out, o) in out[at * hd..(at + 1) * hd].iter_mut().zip(&*o) {
+                            *out = o[lane] * norm;
+                        }
+                    }
                 }
-                multiply(
-                    MatMut::new(&mut o[tile], rows, hd),
-                    Into::Replace,
-                    Mat::new(s, rows, last),
-                    Mat::new(&v[..last * hd], last, hd),
-                );
             }
-            scatter(out, o, shape.queries(), head * hd, hd);
         }
     });
 }
@@ -89,103 +104,134 @@ pub fn backward(
     shape: Shape,
 ) {
     let tokens = qkv.len() / shape.width();
-    let hd = shape.head_dim;
-    let per_group = shape.heads / shape.groups;
-    with_scratch(7 * tokens * hd + 2 * TILE * tokens, |scratch| {
-        let (q, scratch) = scratch.split_at_mut(tokens * hd);
-        let (k, scratch) = scratch.split_at_mut(tokens * hd);
-        let (v, scratch) = scratch.split_at_mut(tokens * hd);
-        let (d_o, scratch) = scratch.split_at_mut(tokens * hd);
-        let (d_q, scratch) = scratch.split_at_mut(tokens * hd);
-        let (d_k, scratch) = scratch.split_at_mut(tokens * hd);
-        let (d_v, scratch) = scratch.split_at_mut(tokens * hd);
-        let (p, d_p) = scratch.split_at_mut(TILE * tokens);
+    let (padded, hd, wide) = (
+        tokens.next_multiple_of(LANES),
+        shape.head_dim,
+        shape.padded(),
+    );
+    let sizes = [
+        2 * padded * hd,
+        2 * padded * wide,
+        2 * padded * LANES,
+        3 * hd * LANES,
+        2 * wide * LANES,
+    ];
+    with_scratch(sizes, |[inputs, gradients, blocks, lanes, rows]| {
+        let (k, v) = inputs.split_at_mut(padded * hd);
+        let (d_k, d_v) = gradients.split_at_mut(padded * wide);
+        let (p, d_p) = blocks.as_chunks_mut::<LANES>().0.split_at_mut(padded);
+        let (q, lanes) = lanes.as_chunks_mut::<LANES>().0.split_at_mut(hd);
+        let (d_o, d_q) = lanes.split_at_mut(hd);
+        let (q_rows, d_o_rows) = rows.split_at_mut(wide * LANES);
         for group in 0..shape.groups {
-            let (key, value) = shape.sources(group * per_group);
-            gather(k, qkv, shape.width(), key, hd);
-            gather(v, qkv, shape.width(), value, hd);
+            let (key, value) = shape.columns(group);
+            gather(k, hd, qkv, shape.width(), key, hd);
+            gather(v, hd, qkv, shape.width(), value, hd);
             d_k.fill(0.0);
             d_v.fill(0.0);
-            for head in group * per_group..(group + 1) * per_group {
-                gather(q, qkv, shape.width(), head * hd, hd);
-                gather(d_o, d_out, shape.queries(), head * hd, hd);
-                for first in (0..tokens).step_by(TILE) {
-                    let last = (first + TILE).min(tokens);
-                    let (rows, tile) = (last - first, first * hd..last * hd);
-                    scores(p, &q[tile.clone()], &k[..last * hd], rows, last, hd);
-                    scores(d_p, &d_o[tile.clone()], &v[..last * hd], rows, last, hd);
-                    let both = p.chunks_exact_mut(last).zip(d_p.chunks_exact_mut(last));
-                    for (i, (p, d_p)) in both.take(rows).enumerate() {
-                        let at = (first + i) * shape.heads + head;
-                        let o = &out[at * hd..(at + 1) * hd];
-                        let d_o = &d_o[(first + i) * hd..(first + i + 1) * hd];
-                        let delta = row::dot(o, d_o);
-                        softmax_backward(p, d_p, first + i + 1, lse[at], delta, shape.scale());
-                    }
-                    let (p, d_p) = (Mat::new(p, rows, last), Mat::new(d_p, rows, last));
-                    multiply(
-                        MatMut::new(&mut d_q[tile.clone()], rows, hd),
-                        Into::Replace,
-                        d_p,
-                        Mat::new(&k[..last * hd], last, hd),
-                    );
-                    multiply(
-                        MatMut::new(&mut d_k[..last * hd], last, hd),
-                        Into::Add,
-                        d_p.t(),
-                        Mat::new(&q[tile.clone()], rows, hd),
-                    );
-                    multiply(
-                        MatMut::new(&mut d_v[..last * hd], last, hd),
-                        Into::Add,
-                        p.t(),
-                        Mat::new(&d_o[tile], rows, hd),
-                    );
+            for head in shape.heads_of(group) {
+                for first in (0..tokens).step_by(LANES) {
+                    let last = first + LANES;
+                    let (p, d_p) = (&mut p[..last], &mut d_p[..last]);
+                    gather_lanes(q, qkv, shape.width(), first, head * hd, shape.scale());
+                    gather_lanes(d_o, d_out, shape.queries(), first, head * hd, 1.0);
+                    let of_block = block_constants(out, d_out, lse, first, head, shape);
+                    products(p, q, &k[..last * hd]);
+                    mask(&mut p[first..]);
+                    products(d_p, d_o, &v[..last * hd]);
+                    probabilities(p, d_p, &of_block.0, &of_block.1);
+                    combine(d_q, d_p, &k[..last * hd]);
+                    scatter_lanes(d_qkv, d_q, shape.width(), first, head * hd, shape.scale());
+                    rows_of(q_rows, wide, q);
+                    rows_of(d_o_rows, wide, d_o);
+                    spread(&mut d_k[..last * wide], d_p, q_rows, wide);
+                    spread(&mut d_v[..last * wide], p, d_o_rows, wide);
                 }
-                scatter(d_qkv, d_q, shape.width(), head * hd, hd);
             }
-            scatter(d_qkv, d_k, shape.width(), key, hd);
-            scatter(d_qkv, d_v, shape.width(), value, hd);
+            scatter(d_qkv, shape.width(), key, d_k, wide, hd);
+            scatter(d_qkv, shape.width(), value, d_v, wide, hd);
         }
     });
 }
 
-/// `s [rows, last] = q · kᵀ`
-fn scores(s: &mut [f32], q: &[f32], k: &[f32], rows: usize, last: usize, hd: usize) {
-    multiply(
-        MatMut::new(&mut s[..rows * last], rows, last),
-        Into::Replace,
-        Mat::new(q, rows, hd),
-        Mat::new(k, last, hd).t(),
-    );
+/// Log-sum-exp of each lane, and `Σ out · d_out`; zero beyond the sequence.
+fn block_constants(
+    out: &[f32],
+    d_out: &[f32],
+    lse: &[f32],
+    first: usize,
+    head: usize,
+    shape: Shape,
+) -> ([f32; LANES], [f32; LANES]) {
+    let hd = shape.head_dim;
+    let (mut log_sums, mut deltas) = ([0.0; LANES], [0.0; LANES]);
+    for lane in 0..LANES.min(lse.len() / shape.heads - first) {
+        let at = (first + lane) * shape.heads + head;
+        let columns = at * hd..(at + 1) * hd;
+        log_sums[lane] = lse[at];
+        deltas[lane] = row::dot(&out[columns.clone()], &d_out[columns]);
+    }
+    (log_sums, deltas)
 }
 
-/// Softmax of the first `seen` scores, zero for the rest; the log-sum-exp.
-fn softmax(s: &mut [f32], seen: usize, scale: f32) -> f32 {
-    let (visible, hidden) = s.split_at_mut(seen);
-    hidden.fill(0.0);
-    let shift = row::maximum(visible) * scale;
-    let sum = row::exponentials(visible, scale, shift);
-    row::scale(visible, 1.0 / sum);
-    shift + sum.ln()
+/// Rows of `hd` values at a column of wider rows; zero for what is beyond them.
+fn gather(to: &mut [f32], wide: usize, from: &[f32], width: usize, column: usize, hd: usize) {
+    let real = from.len() / width;
+    for (to, from) in to.chunks_exact_mut(wide).zip(from.chunks_exact(width)) {
+        to[..hd].copy_from_slice(&from[column..column + hd]);
+    }
+    to[real * wide..].fill(0.0);
 }
 
-/// From scores to probabilities, and from `dP` to the gradient of the unscaled scores.
-fn softmax_backward(p: &mut [f32], d_p: &mut [f32], seen: usize, lse: f32, delta: f32, scale: f32) {
-    p[seen..].fill(0.0);
-    d_p[seen..].fill(0.0);
-    row::exponentials(&mut p[..seen], scale, lse);
-    row::softmax_gradient(&mut d_p[..seen], &p[..seen], delta, scale);
-}
-
-fn gather(to: &mut [f32], from: &[f32], width: usize, column: usize, hd: usize) {
-    for (to, from) in to.chunks_exact_mut(hd).zip(from.chunks_exact(width)) {
-        to.copy_from_slice(&from[column..column + hd]);
+fn scatter(to: &mut [f32], width: usize, column: usize, from: &[f32], wide: usize, hd: usize) {
+    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks_exact(wide)) {
+        to[column..column + hd].copy_from_slice(&from[..hd]);
     }
 }
 
-fn scatter(to: &mut [f32], from: &[f32], width: usize, column: usize, hd: usize) {
-    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks_exact(hd)) {
-        to[column..column + hd].copy_from_slice(from);
+/// `[hd][lane]` from the rows that begin at `first`, times `scale`; zero beyond the last.
+fn gather_lanes(
+    to: &mut [[f32; LANES]],
+    from: &[f32],
+    width: usize,
+    first: usize,
+    column: usize,
+    scale: f32,
+) {
+    let rows = from[first * width..].chunks_exact(width).take(LANES);
+    let real = rows.len();
+    for (lane, row) in rows.enumerate() {
+        for (to, value) in to.iter_mut().zip(&row[column..]) {
+            to[lane] = value * scale;
+        }
+    }
+    for to in to {
+        to[real..].fill(0.0);
+    }
+}
+
+fn scatter_lanes(
+    to: &mut [f32],
+    from: &[[f32; LANES]],
+    width: usize,
+    first: usize,
+    column: usize,
+    scale: f32,
+) {
+    let rows = to[first * width..].chunks_exact_mut(width).take(LANES);
+    for (lane, row) in rows.enumerate() {
+        for (value, from) in row[column..].iter_mut().zip(from) {
+            *value = from[lane] * scale;
+        }
+    }
+}
+
+/// `[lane][wide]` from `[hd][lane]`, padded with zeros.
+fn rows_of(to: &mut [f32], wide: usize, from: &[[f32; LANES]]) {
+    for (lane, row) in to.chunks_exact_mut(wide).enumerate() {
+        for (value, from) in row.iter_mut().zip(from) {
+            *value = from[lane];
+        }
+        row[from.len()..].fill(0.0);
     }
 }

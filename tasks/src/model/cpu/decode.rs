@@ -5,7 +5,7 @@
 
 use multiversion::multiversion;
 
-use super::matrix::{Into, Mat, MatMut, multiply};
+use super::matrix::{Into, Mat, MatMut, multiply, transpose};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
 use crate::model::config::Config;
@@ -64,13 +64,8 @@ impl<'a> DecodeWeights<'a> {
 
 /// `[in, out]` of `[out, in]`
 fn transposed(w: &[f32], inputs: usize) -> Vec<f32> {
-    let outputs = w.len() / inputs;
     let mut result = vec![0.0; w.len()];
-    for (row, values) in w.chunks_exact(inputs).enumerate() {
-        for (column, value) in values.iter().enumerate() {
-            result[column * outputs + row] = *value;
-        }
-    }
+    transpose(&mut result, w, inputs);
     result
 }
 

@@ -125,18 +125,18 @@ pub fn multiply(result: MatMut, into: Into, left: Mat, right: Mat) {
     }
 }
 
-/// `y [n, out] = x [n, in] · Wᵀ`, `W [out, in]`
-pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], inputs: usize, outputs: usize) {
+/// `y [n, out] = x [n, in] · Wᵀ`, from `wt [in, out]`
+pub fn linear(y: &mut [f32], x: &[f32], wt: &[f32], inputs: usize, outputs: usize) {
     let n = x.len() / inputs;
     multiply(
         MatMut::new(y, n, outputs),
         Into::Replace,
         Mat::new(x, n, inputs),
-        Mat::new(w, outputs, inputs).t(),
+        Mat::new(wt, inputs, outputs),
     );
 }
 
-/// `dx [n, in] = dy [n, out] · W`
+/// `dx [n, in] = dy [n, out] · W`, from `w [out, in]`
 pub fn linear_dx(dx: &mut [f32], dy: &[f32], w: &[f32], inputs: usize, outputs: usize) {
     let n = dy.len() / outputs;
     multiply(
@@ -145,6 +145,20 @@ pub fn linear_dx(dx: &mut [f32], dy: &[f32], w: &[f32], inputs: usize, outputs: 
         Mat::new(dy, n, outputs),
         Mat::new(w, outputs, inputs),
     );
+}
+
+/// `wt [in, out]` of `w [out, in]`. Products read the transpose of a weight a quarter faster than the weight itself.
+pub fn transpose(wt: &mut [f32], w: &[f32], inputs: usize) {
+    const BLOCK: usize = 16;
+    let outputs = w.len() / inputs;
+    for first in (0..outputs).step_by(BLOCK) {
+        let rows = first..(first + BLOCK).min(outputs);
+        for column in 0..inputs {
+            for (row, to) in rows.clone().zip(&mut wt[column * outputs + first..]) {
+                *to = w[row * inputs + column];
+            }
+        }
+    }
 }
 
 #[cfg(test)]

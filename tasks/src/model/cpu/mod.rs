@@ -3,16 +3,20 @@
 //! Results do not depend on the number of threads: work is cut at fixed places, every piece is computed by one thread
 //! alone, and partial sums are added in the order of the pieces.
 
-pub(super) mod attention;
+mod attention;
+mod attention_kernels;
+mod backward;
+mod buffers;
 mod chunks;
 pub(super) mod decode;
-pub(super) mod matrix;
-pub(super) mod norm;
-pub(super) mod rotate;
+mod layer;
+mod matrix;
+mod norm;
+mod rotate;
 pub(super) mod row;
 mod scratch;
 mod stack;
-pub(super) mod swiglu;
+mod swiglu;
 
 pub(super) use chunks::{REDUCTION_CHUNK, ordered_sum};
 pub use stack::{LossFn, Stack};

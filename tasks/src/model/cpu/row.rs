@@ -130,14 +130,6 @@ pub fn sum_of_exponentials(x: &[f32], scale: f32, shift: f32) -> f32 {
     tree(sums)
 }
 
-/// `d ← p (d − delta) · scale`: through a softmax.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn softmax_gradient(d: &mut [f32], p: &[f32], delta: f32, scale: f32) {
-    for (d, p) in d.iter_mut().zip(p) {
-        *d = p * (*d - delta) * scale;
-    }
-}
-
 /// `x ← a x`
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scale(x: &mut [f32], a: f32) {

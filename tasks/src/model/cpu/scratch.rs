@@ -6,13 +6,22 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `len` values of unknown content. The closure must not start other parallel work: a stolen task would find the
-/// memory lent.
-pub(super) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+/// Lends pieces of the given sizes, of unknown content. The closure must not start other parallel work: a stolen task
+/// would find the memory lent.
+pub(super) fn with_scratch<const N: usize, R>(
+    sizes: [usize; N],
+    work: impl FnOnce([&mut [f32]; N]) -> R,
+) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
+        let total = sizes.iter().sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
         }
-        work(&mut scratch[..len])
+        let mut rest = scratch.as_mut_slice();
+        work(sizes.map(|size| {
+            let (piece, left) = std::mem::take(&mut rest).split_at_mut(size);
+            rest = left;
+            piece
+        }))
     })
 }
