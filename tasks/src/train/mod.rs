@@ -30,7 +30,7 @@ mod sft;
 pub mod steps;
 pub mod token_batch;
 pub mod token_objective;
-mod tokenize_preferences;
+pub mod tokenize_preferences;
 
 use kbuild_engine::kind::Kind;
 

@@ -102,14 +102,15 @@ impl CompositeKind for OnlineDpo {
         inputs: &BTreeMap<String, usize>,
     ) -> Result<Expansion, Vec<Complaint>> {
         let per_round = check(&params)?;
-        let has_reference = inputs.get("reference").is_some_and(|&count| count > 0);
+        let bound = |port: &str| inputs.get(port).is_some_and(|&count| count > 0);
         let mut expansion = Expansion::default();
         for round in 1..=params.rounds {
             let rounds = Round {
                 params: &params,
                 round,
                 per_round,
-                has_reference,
+                has_reference: bound("reference"),
+                has_reward_model: bound("reward-model"),
             };
             expansion.steps.extend(rounds.steps());
         }
@@ -164,6 +165,7 @@ struct Round<'a> {
     round: usize,
     per_round: usize,
     has_reference: bool,
+    has_reward_model: bool,
 }
 
 impl Round<'_> {
@@ -184,15 +186,7 @@ impl Round<'_> {
                 self.sample_params(),
                 [("model", sampler), ("prompts", outer("prompts"))],
             ),
-            self.step(
-                "score",
-                "score",
-                object(&self.params.score),
-                [
-                    ("samples", samples.clone()),
-                    ("reward-model", outer("reward-model")),
-                ],
-            ),
+            self.score_step(&samples),
             self.step(
                 "pairs",
                 "make-pairs",
@@ -219,6 +213,16 @@ impl Round<'_> {
                 ],
             ),
         ]
+    }
+
+    fn score_step(&self, samples: &StepInput) -> Step {
+        let params = object(&self.params.score);
+        let mut step = self.step("score", "score", params, [("samples", samples.clone())]);
+        if self.has_reward_model {
+            let scorer = vec![outer("reward-model")];
+            step.inputs.insert("reward-model".to_owned(), scorer);
+        }
+        step
     }
 
     fn step<const N: usize>(

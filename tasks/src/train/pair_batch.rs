@@ -39,9 +39,9 @@ impl PairBatch {
         self.batch.push(sequence);
         let start = self.rows.len();
         // Without a prompt nothing predicts the first token.
-        for at in prompt.max(1)..sequence.len() {
+        for (at, target) in sequence.iter().enumerate().skip(prompt.max(1)) {
             self.rows.push(first + at - 1);
-            self.targets.push(sequence[at]);
+            self.targets.push(*target);
         }
         self.completions.push(start..self.rows.len());
     }

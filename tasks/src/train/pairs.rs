@@ -39,8 +39,8 @@ pub enum NoPair {
     Margin,
 }
 
-/// `(chosen, rejected)` of one prompt. The lowest index wins ties; `length_penalty` is subtracted per token first;
-/// `random` decides for [`Select::MaxRandom`] alone.
+/// `(chosen, rejected)` of one prompt. The lowest index wins ties; `length_penalty` is subtracted per token first, but
+/// makes no pair of two rewards that are equal without it; `random` decides for [`Select::MaxRandom`] alone.
 pub fn choose_pair(
     select: Select,
     responses: &[Scored],
@@ -65,7 +65,8 @@ pub fn choose_pair(
         }
     };
     let margin = rewards[chosen] - rewards[rejected];
-    if margin <= 0.0 {
+    let same = responses[chosen].reward == responses[rejected].reward;
+    if same || margin <= 0.0 {
         return Err(NoPair::Tie);
     }
     if margin < min_margin {

@@ -289,7 +289,9 @@ pub fn corpus_complaints(reading: &Reading, known: &Known<'_>) -> Vec<Complaint>
             format!("`seq_len` is {}", reading.seq_len),
             "use 2 or more",
         );
-    } else if reading.tokens_per_step % reading.seq_len != 0 || reading.tokens_per_step == 0 {
+    } else if !reading.tokens_per_step.is_multiple_of(reading.seq_len)
+        || reading.tokens_per_step == 0
+    {
         refuse(
             "tokens_per_step",
             format!(

@@ -25,6 +25,33 @@ pub struct Job<'a> {
     request: Request,
     directory: tempfile::TempDir,
     stop: Arc<AtomicBool>,
+    stop_after: Option<usize>,
+}
+
+/// Records events, and asks the kind to stop once it has told so many losses.
+struct Watch {
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+    losses_left: Option<usize>,
+}
+
+impl std::io::Write for Watch {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        if let Some(left) = &mut self.losses_left
+            && text.contains("\"name\":\"loss\"")
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        self.recorder.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a job left: its outputs (alive as long as this value) and what it said.
@@ -56,6 +83,7 @@ impl<'a> Job<'a> {
             request,
             directory,
             stop,
+            stop_after: None,
         }
     }
 
@@ -82,6 +110,12 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// Asks the running kind to stop after so many steps of training.
+    pub fn stop_after(mut self, steps: usize) -> Self {
+        self.stop_after = Some(steps);
+        self
+    }
+
     /// The flag that asks the running kind to save and leave.
     pub fn stop(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
@@ -94,7 +128,11 @@ impl<'a> Job<'a> {
         let params = self.request.params.clone();
         let mut context = Context::new(
             self.request.clone(),
-            Box::new(recorder.clone()),
+            Box::new(Watch {
+                recorder: recorder.clone(),
+                stop: Arc::clone(&self.stop),
+                losses_left: self.stop_after,
+            }),
             Arc::clone(&self.stop),
         );
         let Body::BuiltIn { run, .. } = &self.kind.body else {
