@@ -67,6 +67,10 @@ def choose_libreoffice(pages, texts, keep):
             yield name
 
 
+def text_of(record):
+    return record["text"] if "text" in record else libreoffice(record["html"])
+
+
 def shingles(text, n=8):
     words = text.split()
     return {" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
@@ -78,7 +82,7 @@ def clean_held_out(candidates, training):
     for text in training:
         seen |= shingles(text)
     for record in candidates:
-        own = shingles(record["text"])
+        own = shingles(text_of(record))
         if len(own & seen) <= len(own) / 4:
             yield record
 
@@ -91,6 +95,9 @@ def build_libreoffice(work, pages_out):
     pages = {language: libreoffice_pages(work, language) for language in ("ko", "en")}
     texts = {language: {name: libreoffice(html) for name, html in pages[language].items()} for language in pages}
     names = list(choose_libreoffice(pages, texts, rated()))
+    for language, (_, locale) in LIBREOFFICE.items():
+        wanted = sorted(set(names) | (rated() & pages[language].keys()))
+        write(work / "pages" / f"{language}.jsonl", [{"id": f"libreoffice-help:{locale}:{name}", "html": pages[language][name]} for name in wanted])
     pages_out["libreoffice-help"] = [name for name in names if not held_out("help", name)]
     for language, (_, locale) in LIBREOFFICE.items():
         records = [{"id": f"libreoffice-help:{locale}:{name}", "source": "libreoffice-help", "html": pages[language][name]} for name in pages_out["libreoffice-help"]]
@@ -98,7 +105,7 @@ def build_libreoffice(work, pages_out):
         plant.personal(records, rated(), language, "libreoffice-help")
         save(f"libreoffice-help-{language}", records)
         candidates = [
-            {"id": f"libreoffice-help:{locale}:{name}", "source": "libreoffice-help", "text": texts[language][name]}
+            {"id": f"libreoffice-help:{locale}:{name}", "source": "libreoffice-help", "html": pages[language][name]}
             for name in names
             if held_out("help", name) and evaluation_page(language, texts[language][name])
         ]
@@ -168,7 +175,7 @@ def build_code(work):
 
 def save(name, records):
     size = write_shards(DATA / "raw" / name, records, lambda record: record["id"].split(":")[-1].split("#")[0])
-    text = sum(len((record.get("text") or libreoffice(record["html"])).encode()) for record in records)
+    text = sum(len(text_of(record).encode()) for record in records)
     print(f"raw/{name}: {len(records)} records, {text} bytes of text, {size} bytes on disk")
 
 
@@ -181,7 +188,7 @@ def save_held_out(name, records):
         for record in records:
             if development(record) == wanted and size < EVALUATION_BYTES[folder]:
                 kept.append(record)
-                size += len(record["text"].encode())
+                size += len(text_of(record).encode())
         kept.sort(key=lambda record: record["id"])
         write(DATA / folder / f"{name}.jsonl.zst", kept)
         print(f"{folder}/{name}: {len(kept)} records, {size} bytes")

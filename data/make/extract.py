@@ -1,7 +1,6 @@
 """Text of help pages: Mallard XML (GNOME) and the HTML of LibreOffice's help.
 
-The HTML side stands in for the `extract` kind where a script needs text (titles, sections, frozen samples); the
-pipeline itself reads the HTML.
+The HTML side is for titles, first sentences and selection alone; what is trained on comes from the `extract` kind.
 """
 
 import re
