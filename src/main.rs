@@ -18,9 +18,16 @@ fn main() -> ExitCode {
         Ok(cli) => commands::run(cli),
         Err(error) => {
             // Help and version are data; a command line that cannot be read is the user's mistake.
-            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let is_help = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
             console::usage(&error, is_help);
-            if is_help { ExitCode::SUCCESS } else { commands::Exit::Wrong.into() }
+            if is_help {
+                ExitCode::SUCCESS
+            } else {
+                commands::Exit::Wrong.into()
+            }
         }
     }
 }

@@ -4,7 +4,9 @@ mod common;
 
 #[test]
 fn transcripts() {
-    trycmd::TestCases::new().env("NO_COLOR", "1").case("tests/cli/*.md");
+    trycmd::TestCases::new()
+        .env("NO_COLOR", "1")
+        .case("tests/cli/*.md");
 }
 
 /// The tour of the README, in a copy of the example that it starts from.
@@ -16,5 +18,7 @@ fn readme_shows_what_really_happens() {
     std::fs::write(at("readme.toml"), "fs.sandbox = true\n").expect("the settings are written");
     std::fs::create_dir(at("readme.in")).expect("the sandbox is made");
     std::fs::write(at("readme.in/.keep"), "").expect("the sandbox is made");
-    trycmd::TestCases::new().env("NO_COLOR", "1").case(at("readme.md"));
+    trycmd::TestCases::new()
+        .env("NO_COLOR", "1")
+        .case(at("readme.md"));
 }

@@ -13,10 +13,17 @@ use serde_json::Value;
 /// Builds until the n-th event of this name, then kills the whole process group; the tasks that were finished.
 fn kill_at(project: &Project, event: &str, n: usize) -> Vec<String> {
     let mut command = project.command(&["--json", "-j", "1"]);
-    let mut child = command.stdout(Stdio::piped()).process_group(0).spawn().expect("the program starts");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("the program starts");
     let mut finished = Vec::new();
     let mut left = n;
-    for line in BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines().map_while(Result::ok) {
+    for line in BufReader::new(child.stdout.take().expect("stdout is a pipe"))
+        .lines()
+        .map_while(Result::ok)
+    {
         let said: Value = serde_json::from_str(&line).expect("events are JSON");
         if said["event"] == "finished" {
             finished.push(said["task"].as_str().unwrap_or_default().to_owned());
@@ -40,13 +47,29 @@ fn killed_anywhere_a_build_goes_on_from_there() {
     let whole = Project::example("minimal");
     whole.ok(&[]);
     let tokenizer = whole.read("cache/latest/tokenizer/tokenizer/tokenizer.json");
-    for (event, n) in [("running", 1), ("running", 2), ("finished", 1), ("finished", 2), ("running", 3), ("finished", 4)] {
+    for (event, n) in [
+        ("running", 1),
+        ("running", 2),
+        ("finished", 1),
+        ("finished", 2),
+        ("running", 3),
+        ("finished", 4),
+    ] {
         let project = Project::example("minimal");
         let finished = kill_at(&project, event, n);
         let again = project.built(&[]);
-        let repeated: Vec<&String> = again.iter().filter(|task| finished.contains(task)).collect();
-        assert!(repeated.is_empty(), "killed at {event} {n}: ran twice: {repeated:?}");
-        assert_eq!(project.read("cache/latest/tokenizer/tokenizer/tokenizer.json"), tokenizer);
+        let repeated: Vec<&String> = again
+            .iter()
+            .filter(|task| finished.contains(task))
+            .collect();
+        assert!(
+            repeated.is_empty(),
+            "killed at {event} {n}: ran twice: {repeated:?}"
+        );
+        assert_eq!(
+            project.read("cache/latest/tokenizer/tokenizer/tokenizer.json"),
+            tokenizer
+        );
         project.ok(&[]).says("nothing to do");
     }
 }
@@ -71,8 +94,13 @@ fn a_damaged_blob_runs_its_producer_again_and_a_damaged_export_nothing() {
     assert_eq!(project.built(&[]), [""; 0]);
 
     let blob = largest(&project.path("cache/blobs"));
-    let mut permissions = std::fs::metadata(&blob).expect("the blob is there").permissions();
-    #[allow(clippy::permissions_set_readonly_false, reason = "the folder is this test's own")]
+    let mut permissions = std::fs::metadata(&blob)
+        .expect("the blob is there")
+        .permissions();
+    #[allow(
+        clippy::permissions_set_readonly_false,
+        reason = "the folder is this test's own"
+    )]
     permissions.set_readonly(false);
     std::fs::set_permissions(&blob, permissions).expect("the mode is changed");
     std::fs::write(&blob, "damaged").expect("the blob is written");
@@ -82,21 +110,38 @@ fn a_damaged_blob_runs_its_producer_again_and_a_damaged_export_nothing() {
 }
 
 fn largest(folder: &std::path::Path) -> std::path::PathBuf {
-    let files = std::fs::read_dir(folder).expect("the store is there").flatten().flat_map(|entry| {
-        std::fs::read_dir(entry.path()).expect("blobs lie two levels deep").flatten()
-    });
-    files.map(|entry| entry.path()).max_by_key(|path| path.metadata().map_or(0, |data| data.len())).expect("a blob")
+    let files = std::fs::read_dir(folder)
+        .expect("the store is there")
+        .flatten()
+        .flat_map(|entry| {
+            std::fs::read_dir(entry.path())
+                .expect("blobs lie two levels deep")
+                .flatten()
+        });
+    files
+        .map(|entry| entry.path())
+        .max_by_key(|path| path.metadata().map_or(0, |data| data.len()))
+        .expect("a blob")
 }
 
 #[test]
 fn two_builds_at_once_share_the_work() {
     let project = Project::example("minimal");
     let mut children: Vec<_> = (0..3)
-        .map(|_| project.command(&["--json"]).stdout(Stdio::piped()).spawn().expect("the program starts"))
+        .map(|_| {
+            project
+                .command(&["--json"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the program starts")
+        })
         .collect();
     let mut finished = Vec::new();
     for child in &mut children {
-        for line in BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines().map_while(Result::ok) {
+        for line in BufReader::new(child.stdout.take().expect("stdout is a pipe"))
+            .lines()
+            .map_while(Result::ok)
+        {
             let said: Value = serde_json::from_str(&line).expect("events are JSON");
             if said["event"] == "finished" {
                 finished.push(said["task"].to_string());

@@ -12,16 +12,36 @@ use serde_json::Value;
 #[test]
 fn minimal_builds_once_and_follows_a_variable() {
     let project = Project::example("minimal");
-    assert_eq!(project.ok(&["check"]).stdout(), "5 tasks: no problems found\n");
+    assert_eq!(
+        project.ok(&["check"]).stdout(),
+        "5 tasks: no problems found\n"
+    );
     project.ok(&["plan"]).says("never built");
     assert!(!project.path("cache").exists(), "plan writes nothing");
-    assert_eq!(project.built(&[]), ["clean-en", "clean-ko", "tokenizer", "tokens-en", "tokens-ko"]);
-    project.ok(&[]).says("nothing to do: 5 tasks are up to date");
-    assert_eq!(project.built(&["--set", "vocab_size=400"]), ["tokenizer", "tokens-en", "tokens-ko"]);
+    assert_eq!(
+        project.built(&[]),
+        [
+            "clean-en",
+            "clean-ko",
+            "tokenizer",
+            "tokens-en",
+            "tokens-ko"
+        ]
+    );
+    project
+        .ok(&[])
+        .says("nothing to do: 5 tasks are up to date");
+    assert_eq!(
+        project.built(&["--set", "vocab_size=360"]),
+        ["tokenizer", "tokens-en", "tokens-ko"]
+    );
     assert_eq!(project.built(&[]), [""; 0]);
     project.ok(&["export", "tokenizer", "out"]).says("out");
     assert!(project.path("out/tokenizer.json").exists());
-    project.run(&["export", "tokenizer", "out"]).exits(2).says("is there already");
+    project
+        .run(&["export", "tokenizer", "out"])
+        .exits(2)
+        .says("is there already");
 }
 
 #[test]
@@ -30,7 +50,11 @@ fn minimal_drops_what_is_not_prose() {
     project.ok(&["clean-en"]);
     let ledger = project.read("cache/latest/clean-en/ledger/00000.json");
     let ledger: Value = serde_json::from_str(&ledger).expect("the ledger is JSON");
-    assert_eq!((&ledger["in"]["documents"], &ledger["kept"]["documents"]), (&8.into(), &6.into()), "{ledger}");
+    assert_eq!(
+        (&ledger["in"]["documents"], &ledger["kept"]["documents"]),
+        (&8.into(), &6.into()),
+        "{ledger}"
+    );
 }
 
 #[test]
@@ -44,17 +68,29 @@ fn one_changed_shard_runs_one_part() {
     assert!(text.contains("harbour"));
     project.write("data/shard-6.jsonl", &text.replace("harbour", "port"));
     let clean = &project.plan(&["clean"])["tasks"][0];
-    assert_eq!((&clean["parts"]["missing"], &clean["parts"]["total"]), (&1.into(), &8.into()));
+    assert_eq!(
+        (&clean["parts"]["missing"], &clean["parts"]["total"]),
+        (&1.into(), &8.into())
+    );
     let events = project.ok(&["--json"]).stdout();
-    let events: Vec<Value> = events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let events: Vec<Value> = events
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     let missing = |task: &str| {
-        let miss = events.iter().find(|event| event["event"] == "miss" && event["task"] == task);
+        let miss = events
+            .iter()
+            .find(|event| event["event"] == "miss" && event["task"] == task);
         miss.map(|event| event["parts"]["missing"].clone())
     };
     assert_eq!(missing("clean"), Some(1.into()));
     assert_eq!(missing("signatures"), Some(1.into()));
     assert_eq!(missing("tokens"), Some(1.into()));
-    assert_eq!(missing("tokenizer"), None, "its sample is a source of its own");
+    assert_eq!(
+        missing("tokenizer"),
+        None,
+        "its sample is a source of its own"
+    );
     project.ok(&[]).says("nothing to do");
 }
 
@@ -64,13 +100,25 @@ fn ci_checks_without_data() {
     project.ok(&["check", "--sources", "optional"]);
     project.ok(&["check", "--sources", "optional", "--profile", "large"]);
     project.run(&["check"]).exits(2).says("corpus/*.jsonl.zst");
-    let annotated = project.run(&["check", "--format", "github"]).exits(2).stdout();
-    assert!(annotated.starts_with("::error file=Kananafile,line=13,col="), "{annotated}");
-    project.run(&["check", "--sources", "optional", "--set", "hidden=66"]).exits(2).says("heads");
+    let annotated = project
+        .run(&["check", "--format", "github"])
+        .exits(2)
+        .stdout();
+    assert!(
+        annotated.starts_with("::error file=Kananafile,line=13,col="),
+        "{annotated}"
+    );
+    project
+        .run(&["check", "--sources", "optional", "--set", "hidden=66"])
+        .exits(2)
+        .says("heads");
     project.ok(&["plan", "base", "--cost"]).says("blocked");
     assert!(!project.path("cache").exists());
     let workflow = project.read(".github/workflows/kbuild.yml");
-    for command in ["kbuild check --format github --sources optional", "kbuild plan --cost --profile large"] {
+    for command in [
+        "kbuild check --format github --sources optional",
+        "kbuild plan --cost --profile large",
+    ] {
         assert!(workflow.contains(command), "{command}");
     }
 }
@@ -84,13 +132,22 @@ fn python_plugin_is_killed_and_resumes_to_the_same_bytes() {
 
     let project = Project::example("python-plugin");
     let words = [&["--json"], &epochs[..]].concat();
-    let mut child = project.command(&words).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut child = project
+        .command(&words)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let lines = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
-    let saved = lines.map_while(Result::ok).find(|line| line.contains("\"checkpoint\""));
+    let saved = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains("\"checkpoint\""));
     assert!(saved.is_some(), "no checkpoint before the end");
     child.kill().expect("the program is running");
     child.wait().expect("the program ends");
-    assert!(!project.path("cache/latest/languages/report.json").exists(), "no result of a killed attempt");
+    assert!(
+        !project.path("cache/latest/languages/report.json").exists(),
+        "no result of a killed attempt"
+    );
 
     project.ok(&epochs).says("from its last checkpoint");
     assert_eq!(project.read("cache/latest/languages/report.json"), expected);
@@ -105,15 +162,25 @@ fn python_plugin_saves_and_leaves_on_ctrl_c() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"))
+        .lines()
+        .map_while(Result::ok);
     assert!(lines.any(|line| line.contains("\"checkpoint\"")));
     let asked = Instant::now();
     // SAFETY: the process is a child that was not waited for, so the number is its own.
     #[allow(unsafe_code)]
-    let sent = unsafe { libc::kill(i32::try_from(child.id()).expect("a process number"), libc::SIGINT) };
+    let sent = unsafe {
+        libc::kill(
+            i32::try_from(child.id()).expect("a process number"),
+            libc::SIGINT,
+        )
+    };
     assert_eq!(sent, 0);
     let rest: Vec<String> = lines.collect();
-    assert!(rest.iter().any(|line| line.contains("\"interrupted\"")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("\"interrupted\"")),
+        "{rest:?}"
+    );
     assert_eq!(child.wait().expect("the program ends").code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(20));
 }
@@ -137,6 +204,11 @@ fn editing_a_plugin_runs_its_tasks_again() {
     let project = Project::example("python-plugin");
     project.ok(&["--set", "epochs=2"]);
     let script = project.read("plugins/language-id/train.py");
-    project.write("plugins/language-id/train.py", &format!("{script}\n# edited\n"));
-    project.ok(&["plan", "--set", "epochs=2"]).says("program file `plugins/language-id/train.py`");
+    project.write(
+        "plugins/language-id/train.py",
+        &format!("{script}\n# edited\n"),
+    );
+    project
+        .ok(&["plan", "--set", "epochs=2"])
+        .says("program file `plugins/language-id/train.py`");
 }

@@ -43,7 +43,10 @@ fn keys(project: &Project) -> Vec<(String, String)> {
     let plan: Value = project.plan(&[]);
     let tasks = plan["tasks"].as_array().expect("the plan has tasks");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    tasks.iter().map(|task| (text(&task["task"]), text(&task["key"])[..16].to_owned())).collect()
+    tasks
+        .iter()
+        .map(|task| (text(&task["task"]), text(&task["key"])[..16].to_owned()))
+        .collect()
 }
 
 #[test]

@@ -6,7 +6,15 @@ use std::path::{Path, PathBuf};
 use kbuild_engine::kind::{Body, Kind};
 
 const ML_CRATES: [&str; 9] = [
-    "candle-core", "cudarc", "fasttext", "gemm", "half", "ndarray", "safetensors", "tch", "tokenizers",
+    "candle-core",
+    "cudarc",
+    "fasttext",
+    "gemm",
+    "half",
+    "ndarray",
+    "safetensors",
+    "tch",
+    "tokenizers",
 ];
 
 fn root() -> &'static Path {
@@ -23,13 +31,23 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     let mut files = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("the folder is there").flatten() {
+        for entry in std::fs::read_dir(&folder)
+            .expect("the folder is there")
+            .flatten()
+        {
             let path: PathBuf = entry.path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
-                files.push((name, std::fs::read_to_string(&path).expect("a source file is text")));
+                let name = path
+                    .strip_prefix(root())
+                    .expect("below the root")
+                    .to_string_lossy()
+                    .into_owned();
+                files.push((
+                    name,
+                    std::fs::read_to_string(&path).expect("a source file is text"),
+                ));
             }
         }
     }
@@ -39,7 +57,11 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 }
 
 /// Lines of code that hold one of the words: comments do not count, and neither do tests.
-fn lines_with(files: &[(String, String)], words: &[&str], allowed: impl Fn(&str) -> bool) -> Vec<String> {
+fn lines_with(
+    files: &[(String, String)],
+    words: &[&str],
+    allowed: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut found = Vec::new();
     for (name, text) in files.iter().filter(|(name, _)| !allowed(name)) {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -56,8 +78,12 @@ fn lines_with(files: &[(String, String)], words: &[&str], allowed: impl Fn(&str)
 #[test]
 fn plain_cargo_builds_runs_and_tests_everything() {
     let manifest = manifest("Cargo.toml");
-    let members: Vec<&str> =
-        manifest["workspace"]["default-members"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
+    let members: Vec<&str> = manifest["workspace"]["default-members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m.as_str().unwrap())
+        .collect();
     assert_eq!(members, [".", "engine", "tasks"]);
     assert_eq!(manifest["package"]["default-run"].as_str(), Some("kbuild"));
 }
@@ -71,9 +97,15 @@ fn the_engine_depends_on_nothing_of_ours_and_on_no_ml_crate() {
         .iter()
         .map(|package| {
             let none = Vec::new();
-            let dependencies = package.get("dependencies").and_then(toml::Value::as_array).unwrap_or(&none);
+            let dependencies = package
+                .get("dependencies")
+                .and_then(toml::Value::as_array)
+                .unwrap_or(&none);
             // A dependency is `name`, or `name version` where there are several.
-            let names = dependencies.iter().filter_map(|entry| entry.as_str()?.split(' ').next()).collect();
+            let names = dependencies
+                .iter()
+                .filter_map(|entry| entry.as_str()?.split(' ').next())
+                .collect();
             (package["name"].as_str().unwrap(), names)
         })
         .collect();
@@ -84,7 +116,10 @@ fn the_engine_depends_on_nothing_of_ours_and_on_no_ml_crate() {
             stack.extend(&packages[name]);
         }
     }
-    assert!(seen.len() > 10 && seen.contains("blake3"), "the lock file was read: {seen:?}");
+    assert!(
+        seen.len() > 10 && seen.contains("blake3"),
+        "the lock file was read: {seen:?}"
+    );
     for name in ML_CRATES.into_iter().chain(["kbuild-tasks", "kbuild"]) {
         assert!(!seen.contains(name), "kbuild-engine depends on {name}");
     }
@@ -93,20 +128,37 @@ fn the_engine_depends_on_nothing_of_ours_and_on_no_ml_crate() {
 #[test]
 fn the_tasks_do_not_know_the_program() {
     let manifest = manifest("tasks/Cargo.toml");
-    assert!(!manifest["dependencies"].as_table().unwrap().contains_key("kbuild"));
+    assert!(
+        !manifest["dependencies"]
+            .as_table()
+            .unwrap()
+            .contains_key("kbuild")
+    );
 }
 
 #[test]
 fn the_model_alone_names_candle_and_gemm() {
     let words = ["candle_core", "candle::", "gemm::", "use gemm", "cudarc"];
-    let found = lines_with(&sources("tasks/src"), &words, |name| name.starts_with("tasks/src/model/"));
-    assert!(found.is_empty(), "only tasks/src/model names candle, gemm or cudarc:\n{}", found.join("\n"));
+    let found = lines_with(&sources("tasks/src"), &words, |name| {
+        name.starts_with("tasks/src/model/")
+    });
+    assert!(
+        found.is_empty(),
+        "only tasks/src/model names candle, gemm or cudarc:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
 fn one_file_names_sled() {
-    let found = lines_with(&sources("engine/src"), &["sled::"], |name| name == "engine/src/store/history.rs");
-    assert!(found.is_empty(), "only the history names sled:\n{}", found.join("\n"));
+    let found = lines_with(&sources("engine/src"), &["sled::"], |name| {
+        name == "engine/src/store/history.rs"
+    });
+    assert!(
+        found.is_empty(),
+        "only the history names sled:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
@@ -115,31 +167,65 @@ fn only_the_console_prints() {
     files.extend(sources("engine/src"));
     files.extend(sources("tasks/src"));
     let found = lines_with(&files, &["print!(", "println!(", "dbg!("], |_| false);
-    assert!(found.is_empty(), "print through src/console:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "print through src/console:\n{}",
+        found.join("\n")
+    );
     // The end of the protocol inside a task writes its events.
     let streams = ["stdout()", "stderr()"];
     let found = lines_with(&files, &streams, |name| {
         name.starts_with("src/console/") || name.starts_with("engine/src/runner/")
     });
-    assert!(found.is_empty(), "write through src/console:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "write through src/console:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
 fn the_pure_half_of_the_engine_touches_nothing() {
-    let effects = ["std::fs", "std::process", "std::net", "Instant::now", "SystemTime", "std::env", "tokio::"];
-    let acts = ["build", "store", "workspace", "runner", "project", "error", "event"];
+    let effects = [
+        "std::fs",
+        "std::process",
+        "std::net",
+        "Instant::now",
+        "SystemTime",
+        "std::env",
+        "tokio::",
+    ];
+    let acts = [
+        "build",
+        "store",
+        "workspace",
+        "runner",
+        "project",
+        "error",
+        "event",
+    ];
     let found = lines_with(&sources("engine/src"), &effects, |name| {
-        let module = name.trim_start_matches("engine/src/").trim_end_matches(".rs");
+        let module = name
+            .trim_start_matches("engine/src/")
+            .trim_end_matches(".rs");
         acts.contains(&module.split('/').next().unwrap_or_default())
     });
-    assert!(found.is_empty(), "decide purely, act elsewhere:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "decide purely, act elsewhere:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
 fn every_kind_is_documented() {
     let kinds = kbuild_tasks::kinds();
     let missing: Vec<String> = kinds.iter().flat_map(undocumented).collect();
-    assert!(missing.is_empty(), "not documented:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "not documented:\n{}",
+        missing.join("\n")
+    );
 }
 
 fn undocumented(kind: &Kind) -> Vec<String> {
@@ -149,13 +235,24 @@ fn undocumented(kind: &Kind) -> Vec<String> {
         missing.push(format!("{name}: SUMMARY"));
     }
     let inputs = kind.ports.inputs.iter().map(|port| (&port.name, &port.doc));
-    let ports = inputs.chain(kind.ports.outputs.iter().map(|port| (&port.name, &port.doc)));
-    missing.extend(ports.filter(|port| port.1.is_empty()).map(|port| format!("{name}: port {}", port.0)));
+    let ports = inputs.chain(
+        kind.ports
+            .outputs
+            .iter()
+            .map(|port| (&port.name, &port.doc)),
+    );
+    missing.extend(
+        ports
+            .filter(|port| port.1.is_empty())
+            .map(|port| format!("{name}: port {}", port.0)),
+    );
     if matches!(kind.body, Body::BuiltIn { .. } | Body::Composite { .. }) {
         let none = serde_json::Map::new();
         let params = kind.schema["properties"].as_object().unwrap_or(&none);
         let bare = params.iter().filter(|(_, param)| {
-            param["description"].as_str().is_none_or(|text| text.trim().is_empty())
+            param["description"]
+                .as_str()
+                .is_none_or(|text| text.trim().is_empty())
         });
         missing.extend(bare.map(|(param, _)| format!("{name}: param {param}")));
     }
@@ -166,13 +263,26 @@ fn undocumented(kind: &Kind) -> Vec<String> {
 fn no_page_is_forgotten() {
     let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
     let readme = read("README.md");
-    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/kananafile.md", "docs/kinds.md", "docs/plugin-protocol.md"] {
+    for page in [
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/kananafile.md",
+        "docs/kinds.md",
+        "docs/plugin-protocol.md",
+    ] {
         assert!(root().join(page).exists(), "{page}");
         assert!(readme.contains(page), "README.md does not name {page}");
     }
-    for example in std::fs::read_dir(root().join("examples")).unwrap().flatten() {
+    for example in std::fs::read_dir(root().join("examples"))
+        .unwrap()
+        .flatten()
+    {
         for file in ["README.md", "Kananafile"] {
-            assert!(example.path().join(file).exists(), "{file} of {}", example.path().display());
+            assert!(
+                example.path().join(file).exists(),
+                "{file} of {}",
+                example.path().display()
+            );
         }
     }
 }

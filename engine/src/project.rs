@@ -87,7 +87,7 @@ impl Project {
         let written = text.get(task.start..).and_then(|rest| rest.find(pattern.as_str()));
         let span = written.map_or(task.clone(), |at| task.start + at..task.start + at + pattern.len());
         let help = "put it there, correct the path, or check with `--sources optional`";
-        Problem::at(file, &text, span, format!("source `{pattern}`: {cause}"), help)
+        Problem::at(file, &text, span, format!("source {cause}"), help)
     }
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.

@@ -9,6 +9,10 @@ pub fn run(project_args: &ProjectArgs, args: &AcceptArgs) -> Result<Exit, Stop> 
     let project = open(project_args, &kinds)?;
     let task = one(project.graph(), &args.task)?;
     let receipt = project.accept(task, &args.reason)?;
-    console::talk(&format!("{} stands for key {}", project.graph().task(task).name, receipt.key.short()));
+    console::talk(&format!(
+        "{} stands for key {}",
+        project.graph().task(task).name,
+        receipt.key.short()
+    ));
     Ok(Exit::Done)
 }

@@ -22,13 +22,20 @@ type Shown = Arc<Mutex<Box<dyn View>>>;
 
 pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     if args.dry_run {
-        let plan_args = PlanArgs { goals: args.goals.clone(), detailed_exitcode: false, cost: false, json: args.json };
+        let plan_args = PlanArgs {
+            goals: args.goals.clone(),
+            detailed_exitcode: false,
+            cost: false,
+            json: args.json,
+        };
         return plan::run(project_args, &plan_args);
     }
     let kinds = kbuild_tasks::kinds();
     let project = match open(project_args, &kinds) {
         // Without a Kananafile and without a goal, somebody is looking for the way in.
-        Err(Stop::Environment { .. }) if args.goals.is_empty() && project_args.file.is_none() => return help(),
+        Err(Stop::Environment { .. }) if args.goals.is_empty() && project_args.file.is_none() => {
+            return help();
+        }
         project => project?,
     };
     if args.goals.is_empty() && !project.graph().goals().contains_key(DEFAULT_GOAL) {
@@ -74,7 +81,10 @@ fn is_done(project: &Project, prepared: &Prepared) -> bool {
 fn announce_protected(prepared: &Prepared, args: &BuildArgs) -> Result<(), Stop> {
     for name in &args.yes {
         if prepared.graph.find(name).is_none() {
-            return Err(Stop::words(format!("`--yes {name}`: no task is called `{name}`"), ""));
+            return Err(Stop::words(
+                format!("`--yes {name}`: no task is called `{name}`"),
+                "",
+            ));
         }
     }
     for id in prepared.plan.protected(&prepared.graph) {
@@ -98,7 +108,12 @@ fn options(args: &BuildArgs) -> Options {
     options
 }
 
-fn build(project: &Project, goals: &[TaskId], options: Options, json: bool) -> Result<Outcome, Stop> {
+fn build(
+    project: &Project,
+    goals: &[TaskId],
+    options: Options,
+    json: bool,
+) -> Result<Outcome, Stop> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -120,8 +135,10 @@ fn build(project: &Project, goals: &[TaskId], options: Options, json: bool) -> R
 /// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.
 async fn listen(ask: watch::Sender<Ask>, view: Shown) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
         return;
     };
     loop {
@@ -147,7 +164,12 @@ fn with(view: &Shown, act: impl FnOnce(&mut Box<dyn View>)) {
     act(&mut view.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-fn finish(project: &Project, goals: &[TaskId], args: &BuildArgs, outcome: &Outcome) -> Result<Exit, Stop> {
+fn finish(
+    project: &Project,
+    goals: &[TaskId],
+    args: &BuildArgs,
+    outcome: &Outcome,
+) -> Result<Exit, Stop> {
     if !args.json {
         console::talk(&summary::totals(&outcome.totals));
     }
@@ -173,12 +195,17 @@ fn finish(project: &Project, goals: &[TaskId], args: &BuildArgs, outcome: &Outco
 fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results {
     let mut results = Results::default();
     if let Some(model) = chat::model_of(&prepared.graph, &prepared.goals) {
-        let directory = project.store.latest(&prepared.graph.task(model.task).name).join(&model.port);
+        let directory = project
+            .store
+            .latest(&prepared.graph.task(model.task).name)
+            .join(&model.port);
         if directory.join("chat_template.jinja").exists() {
             let word = args.goals.first().map_or(DEFAULT_GOAL, String::as_str);
             results.chat = Some(word.to_owned());
         }
-        results.model = directory.exists().then(|| console::text::from_here(&directory));
+        results.model = directory
+            .exists()
+            .then(|| console::text::from_here(&directory));
     }
     if let Some((task, report)) = page::report_of(project, prepared) {
         results.headline = crate::page::report::headline(&report);
@@ -187,5 +214,3 @@ fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results 
     }
     results
 }
-
-

@@ -28,10 +28,14 @@ pub fn run(project_args: &ProjectArgs, args: &ChatArgs) -> Result<Exit, Stop> {
         max_tokens: args.max_tokens,
         seed: args.seed,
     };
-    let mut session = Session::open(&directory.path, args.system.as_deref(), options).map_err(stop)?;
+    let mut session =
+        Session::open(&directory.path, args.system.as_deref(), options).map_err(stop)?;
     let is_typed = std::io::stdin().is_terminal();
     if is_typed {
-        console::talk(&format!("{}; an empty line or Ctrl-D ends, /reset starts over", directory.path.display()));
+        console::talk(&format!(
+            "{}; an empty line or Ctrl-D ends, /reset starts over",
+            directory.path.display()
+        ));
     }
     let mut lines = std::io::stdin().lock().lines();
     loop {
@@ -40,7 +44,9 @@ pub fn run(project_args: &ProjectArgs, args: &ChatArgs) -> Result<Exit, Stop> {
         }
         let line = match lines.next() {
             None => break,
-            Some(line) => line.map_err(|cause| Stop::io("read", Path::new("standard input"), &cause))?,
+            Some(line) => {
+                line.map_err(|cause| Stop::io("read", Path::new("standard input"), &cause))?
+            }
         };
         match line.trim() {
             "" if is_typed => break,
@@ -59,10 +65,15 @@ fn turn(session: &mut Session, text: &str, args: &ChatArgs) -> Result<(), Stop> 
         console::data(&format!("{line}\n"));
         return Ok(());
     }
-    let answer = session.answer(text, &mut |piece| console::stream(piece)).map_err(stop)?;
+    let answer = session
+        .answer(text, &mut |piece| console::stream(piece))
+        .map_err(stop)?;
     console::stream("\n");
     if !answer.is_finished {
-        console::talk(&console::styled(console::DIM, "(cut off: the answer did not end within --max-tokens)"));
+        console::talk(&console::styled(
+            console::DIM,
+            "(cut off: the answer did not end within --max-tokens)",
+        ));
     }
     Ok(())
 }
@@ -70,11 +81,22 @@ fn turn(session: &mut Session, text: &str, args: &ChatArgs) -> Result<(), Stop> 
 /// The model that some goals make: of the goals themselves, else the last one on the way to them.
 pub fn model_of(graph: &Graph, goals: &[TaskId]) -> Option<ModelPort> {
     let port = |task: &TaskId| {
-        let port = graph.task(*task).outputs.iter().find(|port| port.format == "model")?;
-        Some(ModelPort { task: *task, port: port.name.clone() })
+        let port = graph
+            .task(*task)
+            .outputs
+            .iter()
+            .find(|port| port.format == "model")?;
+        Some(ModelPort {
+            task: *task,
+            port: port.name.clone(),
+        })
     };
     let reached = graph.reach(goals);
-    goals.iter().rev().find_map(port).or_else(|| reached.iter().rev().find_map(port))
+    goals
+        .iter()
+        .rev()
+        .find_map(port)
+        .or_else(|| reached.iter().rev().find_map(port))
 }
 
 /// A model's files, and where they were copied to if they had to be.
@@ -94,17 +116,26 @@ impl Drop for Located {
 fn locate(project_args: &ProjectArgs, word: &str) -> Result<Located, Stop> {
     let path = PathBuf::from(word);
     if path.join("config.json").is_file() {
-        return Ok(Located { path, is_copy: false });
+        return Ok(Located {
+            path,
+            is_copy: false,
+        });
     }
     if path.is_dir() && word.contains('/') {
         let message = format!("`{word}` holds no model");
-        return Err(Stop::missing(message, "expected `config.json`, `model.safetensors` and `tokenizer.json`"));
+        return Err(Stop::missing(
+            message,
+            "expected `config.json`, `model.safetensors` and `tokenizer.json`",
+        ));
     }
     let kinds = kbuild_tasks::kinds();
     let project = open(project_args, &kinds)?;
     let goals = select(project.graph(), &[word.to_owned()])?;
     let Some(model) = model_of(project.graph(), &goals) else {
-        return Err(Stop::words(format!("`{word}` makes no model"), "name a task with an output of format `model`"));
+        return Err(Stop::words(
+            format!("`{word}` makes no model"),
+            "name a task with an output of format `model`",
+        ));
     };
     files(&project, &model)
 }
@@ -114,15 +145,26 @@ fn files(project: &Project, model: &ModelPort) -> Result<Located, Stop> {
     let receipt = export::receipt(project, model.task)?;
     let name = &project.graph().task(model.task).name;
     let latest = project.store.latest(name).join(&model.port);
-    let is_newest = project.store.last(name).is_some_and(|last| last.key == receipt.key);
+    let is_newest = project
+        .store
+        .last(name)
+        .is_some_and(|last| last.key == receipt.key);
     if is_newest && latest.join("config.json").is_file() {
-        return Ok(Located { path: latest, is_copy: false });
+        return Ok(Located {
+            path: latest,
+            is_copy: false,
+        });
     }
     let copy = Located {
         path: std::env::temp_dir().join(format!("kbuild-chat-{}", std::process::id())),
         is_copy: true,
     };
-    project.store.materialise(&receipt.outputs[&model.port], "", &copy.path, Materialise::Writable)?;
+    project.store.materialise(
+        &receipt.outputs[&model.port],
+        "",
+        &copy.path,
+        Materialise::Writable,
+    )?;
     Ok(copy)
 }
 

@@ -14,7 +14,9 @@ pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
         Err(Stop::Problems(problems)) => (problems, 0),
         Err(other) => return Err(other),
     };
-    let is_wrong = problems.iter().any(|problem| problem.severity == Severity::Error);
+    let is_wrong = problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error);
     match args.format {
         CheckFormat::Json => console::data(&problem::json(&problems)),
         CheckFormat::Github => console::data(&problem::github(&problems)),
@@ -24,7 +26,10 @@ pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
         return Ok(Exit::Wrong);
     }
     if args.format == CheckFormat::Text {
-        console::data(&format!("{}: no problems found\n", text::plural(n_tasks, "task")));
+        console::data(&format!(
+            "{}: no problems found\n",
+            text::plural(n_tasks, "task")
+        ));
     }
     Ok(Exit::Done)
 }

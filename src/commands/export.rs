@@ -21,17 +21,26 @@ pub fn run(project_args: &ProjectArgs, args: &ExportArgs) -> Result<Exit, Stop> 
     let receipt = receipt(&project, task)?;
     refuse_occupied(&args.directory)?;
     let outputs = &project.graph().task(task).outputs;
-    let chosen: Vec<&OutputPort> = outputs.iter().filter(|output| port.is_none_or(|port| output.name == port)).collect();
+    let chosen: Vec<&OutputPort> = outputs
+        .iter()
+        .filter(|output| port.is_none_or(|port| output.name == port))
+        .collect();
     for output in &chosen {
         let content = &receipt.outputs[&output.name];
-        let export = Export { port: &output.name, extension: &output.extension, content };
+        let export = Export {
+            port: &output.name,
+            extension: &output.extension,
+            content,
+        };
         // A tree that comes alone is the directory; everything else goes into it.
         let target = match content {
             Content::File(_) => args.directory.join(export.file_name()),
             _ if chosen.len() == 1 => args.directory.clone(),
             _ => args.directory.join(export.file_name()),
         };
-        project.store.materialise(content, &output.extension, &target, Materialise::Writable)?;
+        project
+            .store
+            .materialise(content, &output.extension, &target, Materialise::Writable)?;
         console::data(&format!("{}\n", target.display()));
     }
     Ok(Exit::Done)
@@ -44,7 +53,8 @@ pub fn receipt(project: &Project, task: TaskId) -> Result<Arc<Receipt>, Stop> {
         Some(Status::Hit(receipt)) => Ok(Arc::clone(receipt)),
         _ => {
             let name = &project.graph().task(task).name;
-            let help = format!("build it first: `kbuild {name}`; `kbuild why {name}` says what changed");
+            let help =
+                format!("build it first: `kbuild {name}`; `kbuild why {name}` says what changed");
             Err(Stop::missing(format!("`{name}` is not up to date"), help))
         }
     }
@@ -55,16 +65,27 @@ fn find<'a>(graph: &Graph, word: &'a str) -> Result<(TaskId, Option<&'a str>), S
     if graph.find(word).is_some() {
         return Ok((one(graph, word)?, None));
     }
-    let Some((task, port)) = word.rsplit_once('.').filter(|(task, _)| graph.find(task).is_some()) else {
-        return Err(one(graph, word).err().unwrap_or_else(|| Stop::words("nothing is called that", "")));
+    let Some((task, port)) = word
+        .rsplit_once('.')
+        .filter(|(task, _)| graph.find(task).is_some())
+    else {
+        return Err(one(graph, word)
+            .err()
+            .unwrap_or_else(|| Stop::words("nothing is called that", "")));
     };
     let id = one(graph, task)?;
     let outputs = &graph.task(id).outputs;
     if outputs.iter().any(|output| output.name == port) {
         return Ok((id, Some(port)));
     }
-    let names: Vec<String> = outputs.iter().map(|output| format!("`{}`", output.name)).collect();
-    Err(Stop::words(format!("task `{task}` has no output `{port}`"), format!("it has {}", names.join(", "))))
+    let names: Vec<String> = outputs
+        .iter()
+        .map(|output| format!("`{}`", output.name))
+        .collect();
+    Err(Stop::words(
+        format!("task `{task}` has no output `{port}`"),
+        format!("it has {}", names.join(", ")),
+    ))
 }
 
 fn refuse_occupied(directory: &Path) -> Result<(), Stop> {
@@ -73,8 +94,14 @@ fn refuse_occupied(directory: &Path) -> Result<(), Stop> {
         Err(_) => directory.exists(),
     };
     if is_occupied {
-        let message = format!("`{}` is there already and is not empty", directory.display());
-        return Err(Stop::words(message, "name a directory that does not exist yet"));
+        let message = format!(
+            "`{}` is there already and is not empty",
+            directory.display()
+        );
+        return Err(Stop::words(
+            message,
+            "name a directory that does not exist yet",
+        ));
     }
     Ok(())
 }

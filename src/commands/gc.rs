@@ -14,7 +14,12 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
     let kept = if args.yes {
         match project.store.collect(&reached)? {
             Some(kept) => kept,
-            None => return Err(Stop::missing("a build is running; nothing was removed", "try again when it has ended")),
+            None => {
+                return Err(Stop::missing(
+                    "a build is running; nothing was removed",
+                    "try again when it has ended",
+                ));
+            }
         }
     } else {
         project.store.garbage(&reached)
@@ -43,7 +48,12 @@ fn print(kept: &Kept, is_removed: bool) {
         })
         .collect();
     rows.extend(kept.litter.iter().map(|litter| {
-        let name = litter.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = litter
+            .path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         vec!["(nobody's)".to_owned(), name, text::bytes(litter.bytes)]
     }));
     console::data(&text::table(&rows, console::data_width()));
@@ -69,7 +79,11 @@ fn to_json(kept: &Kept, is_removed: bool) -> serde_json::Value {
                     "elapsed_ms": each.elapsed.as_millis() as u64 })
         })
         .collect();
-    let litter: Vec<_> = kept.litter.iter().map(|each| json!({ "path": each.path, "bytes": each.bytes })).collect();
+    let litter: Vec<_> = kept
+        .litter
+        .iter()
+        .map(|each| json!({ "path": each.path, "bytes": each.bytes }))
+        .collect();
     json!({ "removed": is_removed, "freed": kept.freed(), "kept": kept.results, "kept_bytes": kept.bytes,
             "garbage": garbage, "litter": litter })
 }

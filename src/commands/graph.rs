@@ -13,7 +13,9 @@ pub fn run(project_args: &ProjectArgs, args: &GraphArgs) -> Result<Exit, Stop> {
         [] => graph.tasks().map(|(id, _)| id).collect(),
         words => super::select(graph, words)?,
     };
-    let drawing = Drawing::of(graph, &graph.reach(&goals), |id| graph.task(id).kind.clone());
+    let drawing = Drawing::of(graph, &graph.reach(&goals), |id| {
+        graph.task(id).kind.clone()
+    });
     console::data(&match args.format {
         GraphFormat::Dot => drawing.dot(),
         GraphFormat::Mermaid => drawing.mermaid(),

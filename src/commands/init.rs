@@ -7,9 +7,18 @@ use crate::args::InitArgs;
 use crate::console;
 
 const FILES: [(&str, &str); 4] = [
-    ("Kananafile", include_str!("../../examples/minimal/Kananafile")),
-    ("data/en.jsonl", include_str!("../../examples/minimal/data/en.jsonl")),
-    ("data/ko.jsonl", include_str!("../../examples/minimal/data/ko.jsonl")),
+    (
+        "Kananafile",
+        include_str!("../../examples/minimal/Kananafile"),
+    ),
+    (
+        "data/en.jsonl",
+        include_str!("../../examples/minimal/data/en.jsonl"),
+    ),
+    (
+        "data/ko.jsonl",
+        include_str!("../../examples/minimal/data/ko.jsonl"),
+    ),
     (".gitignore", "/cache\n"),
 ];
 

@@ -15,7 +15,9 @@ pub fn run(project_args: &ProjectArgs, args: &KindsArgs) -> Result<Exit, Stop> {
     }
     // A Kananafile that is missing or wrong hides its plugins and nothing else.
     let project = open(project_args, &table).ok();
-    let plugins = project.iter().flat_map(|project| project.kananafile.plugins.values());
+    let plugins = project
+        .iter()
+        .flat_map(|project| project.kananafile.plugins.values());
     let all: Vec<&Kind> = table.iter().chain(plugins).collect();
     let text = match &args.kind {
         None => kinds::list(&all, console::data_width()),

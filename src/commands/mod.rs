@@ -79,24 +79,36 @@ pub enum Stop {
 
 impl Stop {
     pub fn words(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::Words { message: message.into(), help: help.into() }
+        Self::Words {
+            message: message.into(),
+            help: help.into(),
+        }
     }
 
     pub fn missing(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::Missing { message: message.into(), help: help.into() }
+        Self::Missing {
+            message: message.into(),
+            help: help.into(),
+        }
     }
 
     /// I/O that the program does itself.
     pub fn io(doing: &str, path: &Path, cause: &std::io::Error) -> Self {
         let message = format!("cannot {doing} `{}`: {cause}", path.display());
-        Self::Environment { message, help: String::new() }
+        Self::Environment {
+            message,
+            help: String::new(),
+        }
     }
 }
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         let help = error.help().unwrap_or_default().to_owned();
-        Self::Environment { message: error.to_string(), help }
+        Self::Environment {
+            message: error.to_string(),
+            help,
+        }
     }
 }
 
@@ -122,7 +134,8 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
     if let Some(directory) = &cli.project.directory {
-        std::env::set_current_dir(directory).map_err(|cause| Stop::io("enter", directory, &cause))?;
+        std::env::set_current_dir(directory)
+            .map_err(|cause| Stop::io("enter", directory, &cause))?;
     }
     let project = &cli.project;
     let Some(verb) = &cli.verb else {
@@ -130,7 +143,10 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
     };
     if let Some(goal) = cli.build.goals.first() {
         let message = format!("`{goal}` stands before a verb");
-        return Err(Stop::words(message, "goals follow the verb: `kbuild plan GOAL`"));
+        return Err(Stop::words(
+            message,
+            "goals follow the verb: `kbuild plan GOAL`",
+        ));
     }
     match verb {
         Verb::Check(args) => check::run(project, args),
@@ -157,7 +173,10 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
 fn report(stop: Stop) -> Exit {
     match stop {
         Stop::Problems(problems) => {
-            console::prompt(&console::problem::render_all(&problems, console::terminal_width()));
+            console::prompt(&console::problem::render_all(
+                &problems,
+                console::terminal_width(),
+            ));
             Exit::Wrong
         }
         Stop::Words { message, help } => {
@@ -178,15 +197,21 @@ fn report(stop: Stop) -> Exit {
 /// The folder and the name of the Kananafile that the command line means.
 fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
     let Some(file) = &args.file else {
-        let here = std::env::current_dir().map_err(|cause| Stop::io("find", Path::new("."), &cause))?;
+        let here =
+            std::env::current_dir().map_err(|cause| Stop::io("find", Path::new("."), &cause))?;
         let workspace = Workspace::discover(&here).map_err(|error| Stop::Environment {
             message: error.to_string(),
-            help: "`kbuild init` starts a project here; `-C DIR` and `-f FILE` name another".to_owned(),
+            help: "`kbuild init` starts a project here; `-C DIR` and `-f FILE` name another"
+                .to_owned(),
         })?;
         return Ok((workspace, KANANAFILE.to_owned()));
     };
     let file = std::path::absolute(file).map_err(|cause| Stop::io("find", file, &cause))?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let folder = file.parent().unwrap_or(Path::new("/"));
     Ok((Workspace::at(folder), name))
 }
@@ -196,10 +221,16 @@ fn open(args: &ProjectArgs, kinds: &Kinds) -> Result<Project, Stop> {
     let (workspace, file) = workspace(args)?;
     let verbs = verbs();
     let reserved: Vec<&str> = verbs.iter().map(String::as_str).collect();
-    let options = Options { file: &file, profiles: &args.profile, set: &args.set, reserved: &reserved };
+    let options = Options {
+        file: &file,
+        profiles: &args.profile,
+        set: &args.set,
+        reserved: &reserved,
+    };
     let project = Project::at(workspace, kinds, &options)?;
     if !project.kananafile.warnings.is_empty() {
-        let warnings = console::problem::render_all(&project.kananafile.warnings, console::terminal_width());
+        let warnings =
+            console::problem::render_all(&project.kananafile.warnings, console::terminal_width());
         console::prompt(&warnings);
     }
     Ok(project)
@@ -215,12 +246,17 @@ fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
     }
     graph.select(words).map_err(|unknown| {
         let verbs = verbs();
-        let near = unknown.suggestion.or_else(|| suggest(&unknown.word, verbs.iter().map(String::as_str)));
+        let near = unknown
+            .suggestion
+            .or_else(|| suggest(&unknown.word, verbs.iter().map(String::as_str)));
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None => goals_line(graph),
         };
-        Stop::words(format!("no goal or task is called `{}`", unknown.word), help)
+        Stop::words(
+            format!("no goal or task is called `{}`", unknown.word),
+            help,
+        )
     })
 }
 
@@ -230,18 +266,31 @@ fn one(graph: &Graph, word: &str) -> Result<TaskId, Stop> {
     match tasks.as_slice() {
         [only] => Ok(*only),
         several => {
-            let names: Vec<&str> = several.iter().map(|id| graph.task(*id).name.as_str()).collect();
+            let names: Vec<&str> = several
+                .iter()
+                .map(|id| graph.task(*id).name.as_str())
+                .collect();
             let message = format!("`{word}` stands for {} tasks", several.len());
-            Err(Stop::words(message, format!("name one of {}", names.join(", "))))
+            Err(Stop::words(
+                message,
+                format!("name one of {}", names.join(", ")),
+            ))
         }
     }
 }
 
 fn goals_line(graph: &Graph) -> String {
-    let goals: Vec<String> = graph.goals().keys().map(|goal| format!("`{goal}`")).collect();
+    let goals: Vec<String> = graph
+        .goals()
+        .keys()
+        .map(|goal| format!("`{goal}`"))
+        .collect();
     match goals.as_slice() {
         [] => "`kbuild show` lists the tasks".to_owned(),
-        goals => format!("goals are {}; `kbuild show` lists the tasks", goals.join(", ")),
+        goals => format!(
+            "goals are {}; `kbuild show` lists the tasks",
+            goals.join(", ")
+        ),
     }
 }
 
@@ -258,6 +307,13 @@ fn build_id() -> String {
             file.mtime_nsec(),
         ]
     });
-    let bytes: Vec<u8> = image.iter().flat_map(|number| number.to_le_bytes()).collect();
-    format!("{}-{}", env!("CARGO_PKG_VERSION"), Digest::of(&bytes).short())
+    let bytes: Vec<u8> = image
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    format!(
+        "{}-{}",
+        env!("CARGO_PKG_VERSION"),
+        Digest::of(&bytes).short()
+    )
 }

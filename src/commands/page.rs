@@ -25,10 +25,19 @@ pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
     let goals = select(project.graph(), std::slice::from_ref(&args.report))?;
     let prepared = project.prepare(&goals);
     let Some((task, report)) = report_of(&project, &prepared) else {
-        let help = format!("it must be built and hold a task of kind `{KIND}`: `kbuild {}`", args.report);
-        return Err(Stop::missing(format!("`{}` has no report that is up to date", args.report), help));
+        let help = format!(
+            "it must be built and hold a task of kind `{KIND}`: `kbuild {}`",
+            args.report
+        );
+        return Err(Stop::missing(
+            format!("`{}` has no report that is up to date", args.report),
+            help,
+        ));
     };
-    let path = args.output.clone().unwrap_or_else(|| latest_path(&project, &prepared.graph, task));
+    let path = args
+        .output
+        .clone()
+        .unwrap_or_else(|| latest_path(&project, &prepared.graph, task));
     write(&path, &html(&prepared, task, &report))?;
     console::data(&format!("{}\n", text::from_here(&path).display()));
     Ok(Exit::Done)
@@ -47,7 +56,11 @@ pub fn draw_latest(project: &Project, prepared: &Prepared) -> Result<(), Stop> {
 pub fn report_of(project: &Project, prepared: &Prepared) -> Option<(TaskId, Value)> {
     let is_report = |id: &&TaskId| prepared.graph.task(**id).kind == KIND;
     let reached = prepared.graph.reach(&prepared.goals);
-    let task = *prepared.goals.iter().rfind(is_report).or_else(|| reached.iter().rfind(is_report))?;
+    let task = *prepared
+        .goals
+        .iter()
+        .rfind(is_report)
+        .or_else(|| reached.iter().rfind(is_report))?;
     let Some(Status::Hit(receipt)) = prepared.plan.status(task) else {
         return None;
     };
@@ -60,7 +73,10 @@ pub fn report_of(project: &Project, prepared: &Prepared) -> Option<(TaskId, Valu
 
 /// Where the page of a task's newest report lies.
 pub fn latest_path(project: &Project, graph: &Graph, task: TaskId) -> PathBuf {
-    project.store.latest(&graph.task(task).name).join("report.html")
+    project
+        .store
+        .latest(&graph.task(task).name)
+        .join("report.html")
 }
 
 fn html(prepared: &Prepared, task: TaskId, report: &Value) -> String {

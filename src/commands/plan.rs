@@ -23,18 +23,29 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
         }
         console::data(&format!("{plan:#}\n"));
     } else {
-        console::data(&table(&prepared.graph, &prepared.plan, console::data_width()));
+        console::data(&table(
+            &prepared.graph,
+            &prepared.plan,
+            console::data_width(),
+        ));
         if args.cost {
             console::data(&format!("\n{}", cost::table(&rows, console::data_width())));
         }
     }
     let is_pending = Counts::of(&prepared.plan).is_pending();
-    Ok(if args.detailed_exitcode && is_pending { Exit::Pending } else { Exit::Done })
+    Ok(if args.detailed_exitcode && is_pending {
+        Exit::Pending
+    } else {
+        Exit::Done
+    })
 }
 
 /// Says what was found to be damaged on the way to a plan.
 pub fn warn(prepared: &Prepared) {
-    prepared.warnings.iter().for_each(|warning| console::warn(warning));
+    prepared
+        .warnings
+        .iter()
+        .for_each(|warning| console::warn(warning));
 }
 
 fn costs(project: &Project, prepared: &Prepared) -> Vec<Row> {

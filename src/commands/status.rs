@@ -19,7 +19,10 @@ pub fn run(project_args: &ProjectArgs, args: &StatusArgs) -> Result<Exit, Stop> 
     let path = store.logs(&build).join("events.jsonl");
     let text = std::fs::read_to_string(&path).map_err(|cause| Stop::io("read", &path, &cause))?;
     // The last line of a build that runs may be half written.
-    let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let events: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     let state = status::State::of(&build, &events, is_alive(&build));
     if args.json {
         console::data(&format!("{:#}\n", state.to_json()));

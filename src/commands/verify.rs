@@ -32,7 +32,10 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
         damaged.len()
     );
     if args.json {
-        console::data(&format!("{:#}\n", json!({ "blobs": blobs.len(), "bytes": bytes, "damaged": damaged })));
+        console::data(&format!(
+            "{:#}\n",
+            json!({ "blobs": blobs.len(), "bytes": bytes, "damaged": damaged })
+        ));
     } else {
         console::data(&format!("{line}\n"));
     }
@@ -48,7 +51,8 @@ fn blobs(store: &Store) -> BTreeMap<Digest, (Blob, String)> {
     let mut all = BTreeMap::new();
     for receipt in store.receipts() {
         for blob in receipt.outputs.values().flat_map(|content| content.blobs()) {
-            all.entry(blob.digest).or_insert_with(|| (blob, receipt.task.clone()));
+            all.entry(blob.digest)
+                .or_insert_with(|| (blob, receipt.task.clone()));
         }
     }
     all

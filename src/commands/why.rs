@@ -21,7 +21,10 @@ pub fn run(project_args: &ProjectArgs, args: &WhyArgs) -> Result<Exit, Stop> {
             _ => json!(null),
         };
         let plan = console::plan::to_json(&prepared.graph, &prepared.plan);
-        console::data(&format!("{:#}\n", json!({ "task": args.task, "manifest": manifest, "plan": plan })));
+        console::data(&format!(
+            "{:#}\n",
+            json!({ "task": args.task, "manifest": manifest, "plan": plan })
+        ));
     } else {
         console::data(&why::render(&prepared.graph, &prepared.plan, task));
     }

@@ -19,9 +19,20 @@ pub struct Row {
 
 /// One line a task; then the sum of everything, and of what is pending.
 pub fn table(rows: &[Row], columns: Option<usize>) -> String {
-    let head = ["task", "FLOPs", "+ teachers", "tokens", "memory", "disk", "last time"];
+    let head = [
+        "task",
+        "FLOPs",
+        "+ teachers",
+        "tokens",
+        "memory",
+        "disk",
+        "last time",
+    ];
     let mut lines = vec![head.iter().map(|word| styled(DIM, word)).collect()];
-    lines.extend(rows.iter().map(|row| line(&row.task, &row.cost, row.last_ms)));
+    lines.extend(
+        rows.iter()
+            .map(|row| line(&row.task, &row.cost, row.last_ms)),
+    );
     let pending: Vec<&Row> = rows.iter().filter(|row| row.is_pending).collect();
     lines.push(total("all", &rows.iter().collect::<Vec<_>>()));
     lines.push(total("pending", &pending));
@@ -43,7 +54,9 @@ fn line(name: &str, cost: &Cost, last_ms: Option<u64>) -> Vec<String> {
         count(cost.tokens.map(|n| n as f64)),
         bytes(cost.memory_bytes),
         bytes(cost.disk_bytes),
-        last_ms.map_or("?".to_owned(), |ms| text::duration(Duration::from_millis(ms))),
+        last_ms.map_or("?".to_owned(), |ms| {
+            text::duration(Duration::from_millis(ms))
+        }),
     ]
 }
 
@@ -51,6 +64,9 @@ fn line(name: &str, cost: &Cost, last_ms: Option<u64>) -> Vec<String> {
 fn total(name: &str, rows: &[&Row]) -> Vec<String> {
     let sum = |of: fn(&Row) -> Option<f64>| -> String {
         let known: Vec<f64> = rows.iter().filter_map(|row| of(row)).collect();
+        if known.is_empty() {
+            return "?".to_owned();
+        }
         let more = if known.len() < rows.len() { "+" } else { "" };
         format!("{}{more}", text::count(known.iter().sum()))
     };
@@ -77,7 +93,10 @@ mod tests {
         let row = |flops| Row {
             task: "t".to_owned(),
             is_pending: true,
-            cost: Cost { flops, ..Cost::default() },
+            cost: Cost {
+                flops,
+                ..Cost::default()
+            },
             last_ms: None,
         };
         let rows = [row(Some(2e12)), row(None)];

@@ -35,18 +35,23 @@ pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
     let _ = writeln!(out, "{}", styled(DIM, nature(kind)));
     let inputs: Vec<Vec<String>> = kind.ports.inputs.iter().map(input_row).collect();
     let outputs: Vec<Vec<String>> = kind.ports.outputs.iter().map(output_row).collect();
-    let params: Vec<Vec<String>> = params(&kind.schema)
-        .into_iter()
-        .map(|param| {
-            let default = param.default.map_or(String::new(), |default| format!("= {default}"));
-            vec![format!("  {}", param.name), format!("{} {default}", param.kind), first_line(&param.doc)]
-        })
-        .collect();
-    for (title, rows) in [("inputs", inputs), ("outputs", outputs), ("params", params)] {
+    for (title, rows) in [("inputs", inputs), ("outputs", outputs)] {
         if !rows.is_empty() {
-            let _ = write!(out, "\n{}\n{}", styled(BOLD, title), text::table(&rows, None));
+            let _ = write!(
+                out,
+                "\n{}\n{}",
+                styled(BOLD, title),
+                text::table(&rows, None)
+            );
         }
     }
+    let params = params(&kind.schema);
+    if !params.is_empty() {
+        let _ = writeln!(out, "\n{}", styled(BOLD, "params"));
+    }
+    params
+        .iter()
+        .for_each(|param| out.push_str(&describe_param(param)));
     let formats: Vec<Vec<String>> = kind
         .ports
         .outputs
@@ -55,9 +60,28 @@ pub fn describe(kind: &Kind, kinds: &Kinds) -> String {
         .map(|format| vec![format!("  {}", format.name), format.doc.to_owned()])
         .collect();
     if !formats.is_empty() {
-        let _ = write!(out, "\n{}\n{}", styled(BOLD, "formats"), text::table(&formats, None));
+        let _ = write!(
+            out,
+            "\n{}\n{}",
+            styled(BOLD, "formats"),
+            text::table(&formats, None)
+        );
     }
     out
+}
+
+/// Name, type and default on a line; what it means below.
+fn describe_param(param: &Param) -> String {
+    let default = param
+        .default
+        .as_ref()
+        .map_or(String::new(), |default| format!(" = {default}"));
+    let head = format!("  {}{default}", styled(BOLD, &param.name));
+    format!(
+        "{head}  {}\n      {}\n",
+        styled(DIM, param.kind.replace('`', "")),
+        param.doc
+    )
 }
 
 /// The whole reference as Markdown: `docs/kinds.md`.
@@ -67,12 +91,19 @@ pub fn markdown(kinds: &Kinds) -> String {
          compares them. `kbuild kinds KIND` prints one of them.\n\n| kind | what it does |\n|---|---|\n",
     );
     for kind in kinds.iter() {
-        let _ = writeln!(out, "| [`{0}`](#{0}) | {1} |", kind.name, cell(&kind.summary));
+        let _ = writeln!(
+            out,
+            "| [`{0}`](#{0}) | {1} |",
+            kind.name,
+            cell(&kind.summary)
+        );
     }
     for kind in kinds.iter() {
         out.push_str(&markdown_kind(kind));
     }
-    out.push_str("\n## Formats\n\nWhat travels between ports.\n\n| format | content |\n|---|---|\n");
+    out.push_str(
+        "\n## Formats\n\nWhat travels between ports.\n\n| format | content |\n|---|---|\n",
+    );
     for format in kinds.formats() {
         let _ = writeln!(out, "| `{}` | {} |", format.name, cell(format.doc));
     }
@@ -80,14 +111,26 @@ pub fn markdown(kinds: &Kinds) -> String {
 }
 
 fn markdown_kind(kind: &Kind) -> String {
-    let mut out = format!("\n## {}\n\n{}\n\n{}\n", kind.name, sentence(&kind.summary), nature(kind));
+    let mut out = format!(
+        "\n## {}\n\n{}\n\n{}\n",
+        kind.name,
+        sentence(&kind.summary),
+        nature(kind)
+    );
     let doc = kind.schema["description"].as_str().unwrap_or_default();
     if !doc.is_empty() {
         let _ = writeln!(out, "\n{doc}");
     }
     let port_rows = |rows: Vec<Vec<String>>, direction: &str| -> Vec<String> {
         rows.into_iter()
-            .map(|row| format!("| {direction} | `{}` | {} | {} |", row[0].trim(), cell(&row[1]), cell(&row[2])))
+            .map(|row| {
+                format!(
+                    "| {direction} | `{}` | {} | {} |",
+                    row[0].trim(),
+                    cell(&row[1]),
+                    cell(&row[2])
+                )
+            })
             .collect()
     };
     let inputs = port_rows(kind.ports.inputs.iter().map(input_row).collect(), "in");
@@ -101,7 +144,9 @@ fn markdown_kind(kind: &Kind) -> String {
         out.push_str("\n| param | type | default | |\n|---|---|---|---|\n");
     }
     for param in params {
-        let default = param.default.map_or(String::new(), |default| format!("`{default}`"));
+        let default = param
+            .default
+            .map_or(String::new(), |default| format!("`{default}`"));
         let _ = writeln!(
             out,
             "| `{}` | {} | {} | {} |",
@@ -116,7 +161,9 @@ fn markdown_kind(kind: &Kind) -> String {
 
 fn nature(kind: &Kind) -> &'static str {
     match kind.body {
-        Body::BuiltIn { .. } if kind.ports.is_mapped() => "Works part by part: only changed parts run again.",
+        Body::BuiltIn { .. } if kind.ports.is_mapped() => {
+            "Works part by part: only changed parts run again."
+        }
         Body::BuiltIn { .. } => "One execution a task.",
         Body::Composite { .. } => "Composite: expands into other tasks, each cached on its own.",
         Body::Command => "Runs a program of yours; the task declares its ports.",
@@ -137,12 +184,20 @@ fn input_row(port: &Input) -> Vec<String> {
     };
     let mapped = if port.mapped { ", by part" } else { "" };
     let labelled = if port.labelled { ", labelled" } else { "" };
-    vec![format!("  {}", port.name), format!("{formats}{arity}{mapped}{labelled}"), port.doc.clone()]
+    vec![
+        format!("  {}", port.name),
+        format!("{formats}{arity}{mapped}{labelled}"),
+        port.doc.clone(),
+    ]
 }
 
 fn output_row(port: &Output) -> Vec<String> {
     let mapped = if port.mapped { ", by part" } else { "" };
-    vec![format!("  {}", port.name), format!("{}{mapped}", port.format), port.doc.clone()]
+    vec![
+        format!("  {}", port.name),
+        format!("{}{mapped}", port.format),
+        port.doc.clone(),
+    ]
 }
 
 /// The params of a schema, tables inside flattened.
@@ -152,30 +207,54 @@ pub fn params(schema: &Value) -> Vec<Param> {
     out
 }
 
-fn collect(root: &Value, node: &Value, prefix: &str, defaults: Option<&Value>, out: &mut Vec<Param>) {
+fn collect(
+    root: &Value,
+    node: &Value,
+    prefix: &str,
+    defaults: Option<&Value>,
+    out: &mut Vec<Param>,
+) {
     let Some(properties) = node["properties"].as_object() else {
         return;
     };
     let required = |name: &str| {
-        node["required"].as_array().is_some_and(|names| names.iter().any(|required| required == name))
+        node["required"]
+            .as_array()
+            .is_some_and(|names| names.iter().any(|required| required == name))
     };
     for (name, property) in properties {
         let full = format!("{prefix}{name}");
         let target = dereference(root, property);
-        let default = defaults.and_then(|defaults| defaults.get(name)).or_else(|| property.get("default"));
-        let doc = property["description"].as_str().or_else(|| target["description"].as_str()).unwrap_or_default();
-        let has_inside = target["properties"].as_object().is_some_and(|inside| !inside.is_empty());
+        let default = defaults
+            .and_then(|defaults| defaults.get(name))
+            .or_else(|| property.get("default"));
+        let doc = property["description"]
+            .as_str()
+            .or_else(|| target["description"].as_str())
+            .unwrap_or_default();
+        let has_inside = target["properties"]
+            .as_object()
+            .is_some_and(|inside| !inside.is_empty());
         if has_inside && !is_optional(root, property) {
             collect(root, target, &format!("{full}."), default, out);
             continue;
         }
         let mut kind = type_name(root, property);
         if default.is_none() {
-            kind.push_str(if required(name) { ", required" } else { ", optional" });
+            kind.push_str(if required(name) {
+                ", required"
+            } else {
+                ", optional"
+            });
         }
         let default = default.filter(|default| !default.is_null());
         let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
-        out.push(Param { name: full, kind, default: default.map(Value::to_string), doc });
+        out.push(Param {
+            name: full,
+            kind,
+            default: default.map(Value::to_string),
+            doc,
+        });
     }
 }
 
@@ -184,14 +263,19 @@ fn dereference<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
     if let Some([only]) = node["allOf"].as_array().map(Vec::as_slice) {
         return dereference(root, only);
     }
-    match node["$ref"].as_str().and_then(|path| path.strip_prefix('#')) {
+    match node["$ref"]
+        .as_str()
+        .and_then(|path| path.strip_prefix('#'))
+    {
         Some(pointer) => root.pointer(pointer).unwrap_or(node),
         None => node,
     }
 }
 
 fn is_optional(root: &Value, node: &Value) -> bool {
-    variants(dereference(root, node)).iter().any(|variant| variant["type"] == "null")
+    variants(dereference(root, node))
+        .iter()
+        .any(|variant| variant["type"] == "null")
 }
 
 fn variants(node: &Value) -> &[Value] {
@@ -203,31 +287,54 @@ fn type_name(root: &Value, node: &Value) -> String {
     let node = dereference(root, node);
     let alternatives = variants(node);
     if !alternatives.is_empty() {
-        let known = alternatives.iter().filter(|variant| variant["type"] != "null");
+        let known = alternatives
+            .iter()
+            .filter(|variant| variant["type"] != "null");
         let mut names: Vec<String> = known.map(|variant| type_name(root, variant)).collect();
         names.dedup();
         return names.join(" or ");
     }
     if let Some(value) = node.get("const") {
-        return format!("`{}`", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        return format!(
+            "`{}`",
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        );
     }
     if let Some(values) = node["enum"].as_array() {
         let words = values.iter().filter(|value| !value.is_null());
         return words
-            .map(|value| format!("`{}`", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+            .map(|value| {
+                format!(
+                    "`{}`",
+                    value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned)
+                )
+            })
             .collect::<Vec<_>>()
             .join(" or ");
     }
     let name = match &node["type"] {
         Value::String(name) => name.as_str(),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("any"),
+        Value::Array(names) => names
+            .iter()
+            .filter_map(Value::as_str)
+            .find(|name| *name != "null")
+            .unwrap_or("any"),
         _ => "any",
     };
     match name {
-        "array" if node["items"].is_object() => format!("list of {}", type_name(root, &node["items"])),
+        "array" if node["items"].is_object() => {
+            format!("list of {}", type_name(root, &node["items"]))
+        }
         "array" => "list".to_owned(),
         "object" if node["additionalProperties"].is_object() => {
-            format!("table of {}", type_name(root, &node["additionalProperties"]))
+            format!(
+                "table of {}",
+                type_name(root, &node["additionalProperties"])
+            )
         }
         "object" => tagged_table(root, node),
         other => other.to_owned(),
@@ -236,21 +343,25 @@ fn type_name(root: &Value, node: &Value) -> String {
 
 /// `{ alpha: number }` for a table with known fields.
 fn tagged_table(root: &Value, node: &Value) -> String {
-    let Some(fields) = node["properties"].as_object().filter(|fields| !fields.is_empty()) else {
+    let Some(fields) = node["properties"]
+        .as_object()
+        .filter(|fields| !fields.is_empty())
+    else {
         return "table".to_owned();
     };
-    let fields: Vec<String> =
-        fields.iter().map(|(name, field)| format!("{name}: {}", type_name(root, field))).collect();
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, field)| format!("{name}: {}", type_name(root, field)))
+        .collect();
     format!("{{ {} }}", fields.join(", "))
-}
-
-fn first_line(doc: &str) -> String {
-    doc.lines().next().unwrap_or_default().to_owned()
 }
 
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let first = letters
+        .next()
+        .map(|first| first.to_uppercase().to_string())
+        .unwrap_or_default();
     let end = if text.ends_with('.') { "" } else { "." };
     format!("{first}{}{end}", letters.as_str())
 }

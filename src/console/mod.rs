@@ -11,7 +11,6 @@ pub mod schema;
 pub mod status;
 pub mod summary;
 
-
 pub mod text;
 pub mod toml;
 pub mod why;

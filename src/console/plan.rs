@@ -56,7 +56,11 @@ pub fn table(graph: &Graph, plan: &Plan, columns: Option<usize>) -> String {
             ]
         })
         .collect();
-    format!("{}{}\n", text::table(&rows, columns), count_line(&Counts::of(plan)))
+    format!(
+        "{}{}\n",
+        text::table(&rows, columns),
+        count_line(&Counts::of(plan))
+    )
 }
 
 /// `12 tasks: 3 to run, 9 up to date`.
@@ -75,12 +79,20 @@ pub fn count_line(counts: &Counts) -> String {
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"))
         .collect();
-    format!("{}: {}", text::plural(counts.total(), "task"), parts.join(", "))
+    format!(
+        "{}: {}",
+        text::plural(counts.total(), "task"),
+        parts.join(", ")
+    )
 }
 
 /// The plan as one JSON value.
 pub fn to_json(graph: &Graph, plan: &Plan) -> Value {
-    let tasks: Vec<Value> = plan.tasks.iter().map(|(id, status)| task_json(graph, *id, status)).collect();
+    let tasks: Vec<Value> = plan
+        .tasks
+        .iter()
+        .map(|(id, status)| task_json(graph, *id, status))
+        .collect();
     let counts = Counts::of(plan);
     json!({
         "tasks": tasks,
@@ -99,20 +111,42 @@ pub fn reason(reason: &Reason) -> String {
         Reason::KindChanged { old, new } => format!("kind {old} → {new}"),
         Reason::VersionChanged { old, new } => format!("the kind's version {old} → {new}"),
         Reason::ParamChanged { path, old, new } => {
-            format!("param `{path}` {} → {}", optional(old.as_ref()), optional(new.as_ref()))
+            format!(
+                "param `{path}` {} → {}",
+                optional(old.as_ref()),
+                optional(new.as_ref())
+            )
         }
-        Reason::InputChanged { port, index, label, old, new } => {
-            format!("input `{port}[{index}]` ({label}) {} → {}", digest(old.as_ref()), digest(new.as_ref()))
+        Reason::InputChanged {
+            port,
+            index,
+            label,
+            old,
+            new,
+        } => {
+            format!(
+                "input `{port}[{index}]` ({label}) {} → {}",
+                digest(old.as_ref()),
+                digest(new.as_ref())
+            )
         }
         Reason::InputsRearranged { port } => format!("input `{port}`: other order or labels"),
         Reason::ProgramChanged { file, old, new } => {
-            format!("program file `{file}` {} → {}", digest(old.as_ref()), digest(new.as_ref()))
+            format!(
+                "program file `{file}` {} → {}",
+                digest(old.as_ref()),
+                digest(new.as_ref())
+            )
         }
         Reason::ArgumentsChanged { old, new } => {
             format!("arguments `{}` → `{}`", old.join(" "), new.join(" "))
         }
         Reason::EnvironmentChanged { name, old, new } => {
-            format!("environment `{name}` {} → {}", text_or_none(old.as_ref()), text_or_none(new.as_ref()))
+            format!(
+                "environment `{name}` {} → {}",
+                text_or_none(old.as_ref()),
+                text_or_none(new.as_ref())
+            )
         }
         Reason::Unusable { detail } => format!("its receipt cannot be used: {detail}"),
     }
@@ -121,11 +155,13 @@ pub fn reason(reason: &Reason) -> String {
 /// What stands in the way, in a few words.
 pub fn blocker(blocker: &Blocker) -> String {
     match blocker {
-        Blocker::Source { pattern, detail } => format!("source `{pattern}`: {detail}"),
-        Blocker::ProgramFile { path, detail } => format!("program file `{path}`: {detail}"),
+        Blocker::Source { detail, .. } => format!("source {detail}"),
+        Blocker::ProgramFile { detail, .. } => format!("program file {detail}"),
         Blocker::Misaligned { ports } => {
-            let counts: Vec<String> =
-                ports.iter().map(|(port, n)| format!("`{port}` has {}", text::plural(*n, "part"))).collect();
+            let counts: Vec<String> = ports
+                .iter()
+                .map(|(port, n)| format!("`{port}` has {}", text::plural(*n, "part")))
+                .collect();
             format!("mapped inputs do not align: {}", counts.join(", "))
         }
     }
@@ -146,17 +182,22 @@ fn detail(graph: &Graph, status: &Status) -> String {
         Status::Miss(work) => {
             let reasons: Vec<String> = work.reasons.iter().map(reason).collect();
             let parts = work.parts.as_ref().map(|parts| {
-                format!("{} of {}: ", parts.missing().len(), text::plural(parts.total(), "part"))
+                format!(
+                    "{} of {}: ",
+                    parts.missing().len(),
+                    text::plural(parts.total(), "part")
+                )
             });
             parts.unwrap_or_default() + &reasons.join("; ")
         }
         Status::Unknown(before) => {
-            let names: Vec<&str> = before.iter().map(|id| graph.task(*id).name.as_str()).collect();
+            let names: Vec<&str> = before
+                .iter()
+                .map(|id| graph.task(*id).name.as_str())
+                .collect();
             format!("after {}", names.join(", "))
         }
-        Status::Blocked(blockers) => {
-            blockers.iter().map(blocker).collect::<Vec<_>>().join("; ")
-        }
+        Status::Blocked(blockers) => blockers.iter().map(blocker).collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -173,7 +214,10 @@ fn task_json(graph: &Graph, id: TaskId, status: &Status) -> Value {
             }
         }
         Status::Unknown(before) => {
-            let names: Vec<&str> = before.iter().map(|id| graph.task(*id).name.as_str()).collect();
+            let names: Vec<&str> = before
+                .iter()
+                .map(|id| graph.task(*id).name.as_str())
+                .collect();
             row["after"] = json!(names);
         }
         Status::Blocked(blockers) => row["blockers"] = json!(blockers),
@@ -217,14 +261,31 @@ mod tests {
             old: None,
             new: Some(Digest::of(b"x")),
         };
-        assert_eq!(reason(&added), format!("input `tokens[1]` (tok-ko) (none) → {}", Digest::of(b"x").short()));
+        assert_eq!(
+            reason(&added),
+            format!(
+                "input `tokens[1]` (tok-ko) (none) → {}",
+                Digest::of(b"x").short()
+            )
+        );
     }
 
     #[test]
     fn a_plan_is_counted() {
-        let counts = Counts { hits: 9, misses: 2, unknown: 1, blocked: 0 };
-        assert_eq!(count_line(&counts), "12 tasks: 2 to run, 1 known later, 9 up to date");
-        let done = Counts { hits: 1, ..Counts::default() };
+        let counts = Counts {
+            hits: 9,
+            misses: 2,
+            unknown: 1,
+            blocked: 0,
+        };
+        assert_eq!(
+            count_line(&counts),
+            "12 tasks: 2 to run, 1 known later, 9 up to date"
+        );
+        let done = Counts {
+            hits: 1,
+            ..Counts::default()
+        };
         assert_eq!(count_line(&done), "nothing to do: 1 task is up to date");
     }
 }

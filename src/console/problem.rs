@@ -40,7 +40,12 @@ pub fn render_all(problems: &[Problem], columns: Option<usize>) -> String {
     for problem in problems {
         let _ = writeln!(out, "{}\n", render(problem, columns));
     }
-    let of = |severity| problems.iter().filter(|problem| problem.severity == severity).count();
+    let of = |severity| {
+        problems
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .count()
+    };
     let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));
     let counts: Vec<String> = [(errors, "problem"), (warnings, "warning")]
         .iter()
@@ -56,7 +61,10 @@ pub fn render_all(problems: &[Problem], columns: Option<usize>) -> String {
 /// One JSON object a line.
 pub fn json(problems: &[Problem]) -> String {
     let line = |problem: &Problem| serde_json::to_string(problem).map(|line| line + "\n");
-    problems.iter().filter_map(|problem| line(problem).ok()).collect()
+    problems
+        .iter()
+        .filter_map(|problem| line(problem).ok())
+        .collect()
 }
 
 /// Annotations of a GitHub workflow, one a line.
@@ -71,13 +79,20 @@ fn annotation(problem: &Problem) -> String {
     };
     let place = match problem.line {
         0 => String::new(),
-        line => format!(" file={},line={line},col={}", property(&problem.file), problem.column),
+        line => format!(
+            " file={},line={line},col={}",
+            property(&problem.file),
+            problem.column
+        ),
     };
     let help = match problem.help.as_str() {
         "" => String::new(),
         help => format!("\nhelp: {help}"),
     };
-    format!("::{command}{place}::{}\n", value(&format!("{}{help}", problem.message)))
+    format!(
+        "::{command}{place}::{}\n",
+        value(&format!("{}{help}", problem.message))
+    )
 }
 
 /// The part of the excerpt that is meant: at least one character, and within the line.
@@ -93,7 +108,9 @@ fn span_in_excerpt(problem: &Problem) -> Range<usize> {
 }
 
 fn value(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    text.replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
 }
 
 fn property(text: &str) -> String {
@@ -133,16 +150,38 @@ mod tests {
 
     #[test]
     fn a_span_of_several_lines_ends_with_its_first() {
-        let long = Problem { span: 0..500, ..problem() };
+        let long = Problem {
+            span: 0..500,
+            ..problem()
+        };
         assert_eq!(span_in_excerpt(&long).end, long.excerpt.len());
-        let nothing = Problem { column: 99, ..problem() };
-        assert_eq!(span_in_excerpt(&nothing), nothing.excerpt.len()..nothing.excerpt.len());
-        assert!(render(&Problem { line: 0, ..problem() }, Some(40)).contains("fitler"));
+        let nothing = Problem {
+            column: 99,
+            ..problem()
+        };
+        assert_eq!(
+            span_in_excerpt(&nothing),
+            nothing.excerpt.len()..nothing.excerpt.len()
+        );
+        assert!(
+            render(
+                &Problem {
+                    line: 0,
+                    ..problem()
+                },
+                Some(40)
+            )
+            .contains("fitler")
+        );
     }
 
     #[test]
     fn github_needs_its_escapes() {
-        let odd = Problem { message: "50% of\nit".to_owned(), file: "a:b".to_owned(), ..problem() };
+        let odd = Problem {
+            message: "50% of\nit".to_owned(),
+            file: "a:b".to_owned(),
+            ..problem()
+        };
         assert_eq!(
             github(&[odd]),
             "::error file=a%3Ab,line=4,col=15::50%25 of%0Ait%0Ahelp: did you mean `filter`?\n"

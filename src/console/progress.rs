@@ -78,7 +78,10 @@ impl Job {
     fn line(&self, now: Instant) -> String {
         let mut words = Vec::new();
         if self.total > 0 {
-            words.push(format!("{:>3}%", 100 * self.done.min(self.total) / self.total));
+            words.push(format!(
+                "{:>3}%",
+                100 * self.done.min(self.total) / self.total
+            ));
         }
         if let Some((done, missing)) = self.parts {
             words.push(format!("part {done} of {missing}"));
@@ -111,17 +114,33 @@ impl Tracker {
             BuildEvent::Running { task, .. } | BuildEvent::Waiting { task, .. } => {
                 self.running.insert(task.clone(), Job::new(now));
             }
-            BuildEvent::Progress { task, done, total, unit } => {
+            BuildEvent::Progress {
+                task,
+                done,
+                total,
+                unit,
+            } => {
                 self.with(task, |job| job.progress(*done, *total, unit, now));
             }
-            BuildEvent::Metric { task, name, value, .. } if name == "loss" => {
+            BuildEvent::Metric {
+                task, name, value, ..
+            } if name == "loss" => {
                 self.with(task, |job| job.loss = Some(*value));
             }
             BuildEvent::Note { task, text } => self.with(task, |job| job.note.clone_from(text)),
-            BuildEvent::Part { task, done, missing, .. } => {
+            BuildEvent::Part {
+                task,
+                done,
+                missing,
+                ..
+            } => {
                 self.with(task, |job| job.parts = Some((*done, *missing)));
             }
-            BuildEvent::Failed { task, retried: true, .. } => {
+            BuildEvent::Failed {
+                task,
+                retried: true,
+                ..
+            } => {
                 self.running.remove(task);
             }
             BuildEvent::Hit { task, .. }
@@ -150,7 +169,11 @@ impl Tracker {
     /// `[ 3/61]`
     fn counter(&self) -> String {
         let total = self.total.to_string();
-        format!("[{:>width$}/{total}]", self.ended.min(self.total), width = total.len())
+        format!(
+            "[{:>width$}/{total}]",
+            self.ended.min(self.total),
+            width = total.len()
+        )
     }
 }
 
@@ -158,25 +181,48 @@ impl Tracker {
 fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
     let line = |style, word: &str, task: &str, rest: &str| {
         let head = format!("{} {}", styled(DIM, tracker.counter()), styled(style, word));
-        Some(format!("{head} {} {rest}", styled(BOLD, task)).trim_end().to_owned())
+        Some(
+            format!("{head} {} {rest}", styled(BOLD, task))
+                .trim_end()
+                .to_owned(),
+        )
     };
     match event {
         BuildEvent::Warning { text } => Some(format!("{}: {text}", styled(YELLOW, "warning"))),
-        BuildEvent::Running { task, attempt, resumed, .. } if *attempt > 1 || *resumed => {
-            let how = if *resumed { "from its last checkpoint" } else { "from the start" };
+        BuildEvent::Running {
+            task,
+            attempt,
+            resumed,
+            ..
+        } if *attempt > 1 || *resumed => {
+            let how = if *resumed {
+                "from its last checkpoint"
+            } else {
+                "from the start"
+            };
             line(CYAN, "again", task, how)
         }
         BuildEvent::Waiting { task, .. } => line(DIM, "waits", task, "another process works on it"),
-        BuildEvent::Finished { task, elapsed_ms, .. } => {
-            line(GREEN, "built", task, &text::duration(Duration::from_millis(*elapsed_ms)))
-        }
+        BuildEvent::Finished {
+            task, elapsed_ms, ..
+        } => line(
+            GREEN,
+            "built",
+            task,
+            &text::duration(Duration::from_millis(*elapsed_ms)),
+        ),
         BuildEvent::Held { task, reasons } => {
             let reasons: Vec<String> = reasons.iter().map(reason).collect();
-            let rest = format!("is protected ({}); `--yes {task}` lets it be rebuilt", reasons.join("; "));
+            let rest = format!(
+                "is protected ({}); `--yes {task}` lets it be rebuilt",
+                reasons.join("; ")
+            );
             line(YELLOW, "held", task, &rest)
         }
         BuildEvent::Blocked { task, problems } => line(RED, "blocked", task, &problems.join("; ")),
-        BuildEvent::Skipped { task, because } => line(DIM, "skipped", task, &format!("because of {because}")),
+        BuildEvent::Skipped { task, because } => {
+            line(DIM, "skipped", task, &format!("because of {because}"))
+        }
         BuildEvent::Failed { .. } => Some(failure(event)),
         _ => None,
     }
@@ -184,14 +230,36 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
 
 /// Reason, the end of the log, its path, and what to do next.
 fn failure(event: &BuildEvent) -> String {
-    let BuildEvent::Failed { task, attempt, class, message, help, log, tail, retried } = event else {
+    let BuildEvent::Failed {
+        task,
+        attempt,
+        class,
+        message,
+        help,
+        log,
+        tail,
+        retried,
+    } = event
+    else {
         return String::new();
     };
     if *class == FailureClass::Interrupted {
-        return format!("{} {} {message}", styled(YELLOW, "stopped"), styled(BOLD, task));
+        return format!(
+            "{} {} {message}",
+            styled(YELLOW, "stopped"),
+            styled(BOLD, task)
+        );
     }
-    let attempt = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-    let mut out = format!("{} {}{attempt}: {message}", styled(RED, "failed"), styled(BOLD, task));
+    let attempt = if *attempt > 1 {
+        format!(" (attempt {attempt})")
+    } else {
+        String::new()
+    };
+    let mut out = format!(
+        "{} {}{attempt}: {message}",
+        styled(RED, "failed"),
+        styled(BOLD, task)
+    );
     for line in tail.lines().filter(|line| *line != message) {
         out += &format!("\n  {} {line}", styled(DIM, "|"));
     }
@@ -199,7 +267,7 @@ fn failure(event: &BuildEvent) -> String {
     if !help.is_empty() {
         say("help", help);
     }
-    say("log", &log.display().to_string());
+    say("log", &text::from_here(log).display().to_string());
     match *retried {
         true => say("next", "another attempt follows"),
         false => say("next", advice(*class)),
@@ -210,10 +278,18 @@ fn failure(event: &BuildEvent) -> String {
 /// What a retry is worth.
 fn advice(class: FailureClass) -> &'static str {
     match class {
-        FailureClass::Input => "the same attempt fails again: change what is named above; finished work is kept",
-        FailureClass::Resources => "make room, or let fewer tasks run at once (`-j 1`), and run the same command",
-        FailureClass::Environment => "see to what is named above and run the same command; finished work is kept",
-        FailureClass::Timeout => "raise `run.timeout` and run the same command; it goes on from the last checkpoint",
+        FailureClass::Input => {
+            "the same attempt fails again: change what is named above; finished work is kept"
+        }
+        FailureClass::Resources => {
+            "make room, or let fewer tasks run at once (`-j 1`), and run the same command"
+        }
+        FailureClass::Environment => {
+            "see to what is named above and run the same command; finished work is kept"
+        }
+        FailureClass::Timeout => {
+            "raise `run.timeout` and run the same command; it goes on from the last checkpoint"
+        }
         FailureClass::Interrupted => "run the same command to go on",
         FailureClass::Bug => "this is a defect of the kind, not of your files; the log says more",
     }
@@ -266,11 +342,18 @@ struct Plain {
 impl Plain {
     /// A line of progress, unless there was one a moment ago.
     fn progress(&mut self, task: &str, now: Instant) {
-        let is_due = self.last.get(task).is_none_or(|last| now.duration_since(*last) >= QUIET);
+        let is_due = self
+            .last
+            .get(task)
+            .is_none_or(|last| now.duration_since(*last) >= QUIET);
         let Some(job) = self.tracker.running.get(task).filter(|_| is_due) else {
             return;
         };
-        super::talk(&format!("{} {task}  {}", self.tracker.counter(), job.line(now)));
+        super::talk(&format!(
+            "{} {task}  {}",
+            self.tracker.counter(),
+            job.line(now)
+        ));
         self.last.insert(task.to_owned(), now);
     }
 }
@@ -311,7 +394,12 @@ impl Live {
         let bars = MultiProgress::new();
         let whole = bars.add(ProgressBar::no_length().with_style(style("{spinner} {wide_msg}")));
         whole.enable_steady_tick(Duration::from_millis(120));
-        Self { tracker: Tracker::default(), bars, whole, tasks: BTreeMap::new() }
+        Self {
+            tracker: Tracker::default(),
+            bars,
+            whole,
+            tasks: BTreeMap::new(),
+        }
     }
 
     fn line(&self, line: &str) {
@@ -322,8 +410,12 @@ impl Live {
     }
 
     fn draw(&mut self, now: Instant) {
-        let gone: Vec<String> =
-            self.tasks.keys().filter(|task| !self.tracker.running.contains_key(*task)).cloned().collect();
+        let gone: Vec<String> = self
+            .tasks
+            .keys()
+            .filter(|task| !self.tracker.running.contains_key(*task))
+            .cloned()
+            .collect();
         for task in gone {
             if let Some(bar) = self.tasks.remove(&task) {
                 self.bars.remove(&bar);
@@ -341,7 +433,11 @@ impl Live {
             bar.set_message(job.line(now));
         }
         let running = self.tracker.running.len();
-        self.whole.set_message(format!("{} {} running", self.tracker.counter(), text::plural(running, "task")));
+        self.whole.set_message(format!(
+            "{} {} running",
+            self.tracker.counter(),
+            text::plural(running, "task")
+        ));
     }
 }
 
@@ -376,11 +472,21 @@ mod tests {
     use super::*;
 
     fn running(task: &str) -> BuildEvent {
-        BuildEvent::Running { task: task.to_owned(), attempt: 1, log: "x.log".into(), resumed: false }
+        BuildEvent::Running {
+            task: task.to_owned(),
+            attempt: 1,
+            log: "x.log".into(),
+            resumed: false,
+        }
     }
 
     fn progress(task: &str, done: u64) -> BuildEvent {
-        BuildEvent::Progress { task: task.to_owned(), done, total: 1000, unit: "tokens".to_owned() }
+        BuildEvent::Progress {
+            task: task.to_owned(),
+            done,
+            total: 1000,
+            unit: "tokens".to_owned(),
+        }
     }
 
     #[test]
@@ -391,10 +497,24 @@ mod tests {
         tracker.on(&running("pretrain"), at(0));
         tracker.on(&progress("pretrain", 100), at(1));
         tracker.on(&progress("pretrain", 300), at(3));
-        let loss = BuildEvent::Metric { task: "pretrain".into(), step: 3, name: "loss".into(), value: 3.25 };
+        let loss = BuildEvent::Metric {
+            task: "pretrain".into(),
+            step: 3,
+            name: "loss".into(),
+            value: 3.25,
+        };
         tracker.on(&loss, at(3));
-        assert_eq!(tracker.running["pretrain"].line(at(3)), " 30%  100 tokens/s  loss 3.250  7.0s left");
-        tracker.on(&BuildEvent::Skipped { task: "pretrain".into(), because: "x".into() }, at(4));
+        assert_eq!(
+            tracker.running["pretrain"].line(at(3)),
+            " 30%  100 tokens/s  loss 3.250  7.0s left"
+        );
+        tracker.on(
+            &BuildEvent::Skipped {
+                task: "pretrain".into(),
+                because: "x".into(),
+            },
+            at(4),
+        );
         assert!(tracker.running.is_empty());
     }
 
@@ -404,7 +524,11 @@ mod tests {
         let mut tracker = Tracker::default();
         tracker.on(&running("t"), begun);
         for second in 0..60 {
-            let done = if second < 30 { second } else { 30 + (second - 30) * 10 };
+            let done = if second < 30 {
+                second
+            } else {
+                30 + (second - 30) * 10
+            };
             tracker.on(&progress("t", done), begun + Duration::from_secs(second));
         }
         let rate = tracker.running["t"].rate().unwrap();

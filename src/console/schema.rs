@@ -52,7 +52,8 @@ fn task(kind: &Kind) -> Value {
         .into_iter()
         .flatten()
         .map(|(name, param)| {
-            let described = json!({ "description": param["description"], "default": param["default"] });
+            let described =
+                json!({ "description": param["description"], "default": param["default"] });
             (name.clone(), described)
         })
         .collect();
@@ -94,7 +95,9 @@ mod tests {
     fn every_kind_is_in_the_schema() {
         let kinds = kbuild_tasks::kinds();
         let schema = kananafile(&kinds);
-        let tasks = schema["properties"]["task"]["additionalProperties"]["allOf"].as_array().unwrap();
+        let tasks = schema["properties"]["task"]["additionalProperties"]["allOf"]
+            .as_array()
+            .unwrap();
         assert_eq!(tasks.len(), kinds.iter().count());
     }
 }

@@ -44,7 +44,11 @@ impl Phase {
 impl State {
     /// The state after some events. `is_alive`: the process of the build exists.
     pub fn of(build: &str, events: &[Value], is_alive: bool) -> Self {
-        let mut state = Self { build: build.to_owned(), is_alive, ..Self::default() };
+        let mut state = Self {
+            build: build.to_owned(),
+            is_alive,
+            ..Self::default()
+        };
         events.iter().for_each(|event| state.on(event));
         state
     }
@@ -65,7 +69,8 @@ impl State {
             "progress" => (Phase::Running, progress(event)),
             "waiting" => (Phase::Waiting, "another process works on it".to_owned()),
             "finished" => {
-                let elapsed = Duration::from_millis(event["elapsed_ms"].as_u64().unwrap_or_default());
+                let elapsed =
+                    Duration::from_millis(event["elapsed_ms"].as_u64().unwrap_or_default());
                 (Phase::Finished, text::duration(elapsed))
             }
             "failed" => (Phase::Failed, word("message")),
@@ -86,7 +91,10 @@ impl State {
         match (self.is_done, self.is_alive) {
             (true, _) => format!("build {} ended after {elapsed}", self.build),
             (false, true) => format!("build {} runs since {elapsed}", self.build),
-            (false, false) => format!("build {} was cut off after {elapsed}; run the same command to go on", self.build),
+            (false, false) => format!(
+                "build {} was cut off after {elapsed}; run the same command to go on",
+                self.build
+            ),
         }
     }
 
@@ -101,7 +109,11 @@ impl State {
             })
             .collect();
         let hits = format!("{} up to date", text::plural(self.hits, "task"));
-        format!("{}; {hits}\n{}", self.headline(), text::table(&rows, columns))
+        format!(
+            "{}; {hits}\n{}",
+            self.headline(),
+            text::table(&rows, columns)
+        )
     }
 
     /// What ran when its build was cut off runs no more.
@@ -116,7 +128,12 @@ impl State {
         let tasks: BTreeMap<&String, Value> = self
             .tasks
             .iter()
-            .map(|(task, (phase, detail))| (task, json!({ "status": self.shown(*phase).word().0, "detail": detail })))
+            .map(|(task, (phase, detail))| {
+                (
+                    task,
+                    json!({ "status": self.shown(*phase).word().0, "detail": detail }),
+                )
+            })
             .collect();
         json!({ "build": self.build, "running": self.is_running(), "done": self.is_done, "hits": self.hits,
                 "elapsed_ms": self.elapsed_ms, "tasks": tasks })
@@ -124,10 +141,18 @@ impl State {
 }
 
 fn progress(event: &Value) -> String {
-    let (done, total) = (event["done"].as_f64().unwrap_or(0.0), event["total"].as_f64().unwrap_or(0.0));
+    let (done, total) = (
+        event["done"].as_f64().unwrap_or(0.0),
+        event["total"].as_f64().unwrap_or(0.0),
+    );
     let unit = event["unit"].as_str().unwrap_or_default();
     if total > 0.0 {
-        return format!("{:.0}%, {} of {} {unit}", 100.0 * done / total, text::count(done), text::count(total));
+        return format!(
+            "{:.0}%, {} of {} {unit}",
+            100.0 * done / total,
+            text::count(done),
+            text::count(total)
+        );
     }
     format!("{} {unit}", text::count(done))
 }
@@ -143,8 +168,12 @@ mod tests {
             json!({ "at_ms": 1, "event": "running", "task": "b" }),
             json!({ "at_ms": 2000, "event": "progress", "task": "b", "done": 5, "total": 10, "unit": "steps" }),
         ];
-        let running = anstream::adapter::strip_str(&State::of("x-1", &events, true).render(None)).to_string();
-        assert_eq!(running, "build x-1 runs since 2.0s; 1 task up to date\nrunning  b  50%, 5 of 10 steps\n");
+        let running =
+            anstream::adapter::strip_str(&State::of("x-1", &events, true).render(None)).to_string();
+        assert_eq!(
+            running,
+            "build x-1 runs since 2.0s; 1 task up to date\nrunning  b  50%, 5 of 10 steps\n"
+        );
         let cut = State::of("x-1", &events, false);
         assert!(cut.render(None).contains("was cut off"));
         assert_eq!(cut.to_json()["tasks"]["b"]["status"], "skipped");

@@ -36,14 +36,23 @@ pub fn totals(totals: &Totals) -> String {
         .filter(|(n, _, _)| *n > 0)
         .map(|(n, word, style)| styled(*style, format!("{n} {word}")))
         .collect();
-    let words = if words.is_empty() { "nothing to build".to_owned() } else { words.join(", ") };
-    format!("{words}, in {}", text::duration(Duration::from_millis(totals.elapsed_ms)))
+    let words = if words.is_empty() {
+        "nothing to build".to_owned()
+    } else {
+        words.join(", ")
+    };
+    format!(
+        "{words}, in {}",
+        text::duration(Duration::from_millis(totals.elapsed_ms))
+    )
 }
 
 /// Where the results are, one line each.
 pub fn results(results: &Results) -> String {
     let mut lines = Vec::new();
-    let mut line = |word: &str, rest: String| lines.push(format!("  {}  {rest}", styled(BOLD, text::pad(word, 7))));
+    let mut line = |word: &str, rest: String| {
+        lines.push(format!("  {}  {rest}", styled(BOLD, text::pad(word, 7))))
+    };
     if let Some(model) = &results.model {
         line("model", model.display().to_string());
     }
@@ -66,7 +75,7 @@ fn item(item: &Item) -> String {
         Tone::Good => GREEN,
         Tone::Bad => RED,
     };
-    format!("{} {}", item.label, styled(style, &item.value))
+    format!("{}: {}", item.label, styled(style, &item.value))
 }
 
 #[cfg(test)]
@@ -75,10 +84,18 @@ mod tests {
 
     #[test]
     fn a_summary_names_what_happened_and_nothing_else() {
-        let done = Totals { hits: 58, built: 3, elapsed_ms: 125_000, ..Totals::default() };
+        let done = Totals {
+            hits: 58,
+            built: 3,
+            elapsed_ms: 125_000,
+            ..Totals::default()
+        };
         let shown = anstream::adapter::strip_str(&totals(&done)).to_string();
         assert_eq!(shown, "3 built, 58 up to date, in 2m 05s");
-        let none = Totals { elapsed_ms: 5, ..Totals::default() };
+        let none = Totals {
+            elapsed_ms: 5,
+            ..Totals::default()
+        };
         assert_eq!(totals(&none), "nothing to build, in 5 ms");
     }
 }

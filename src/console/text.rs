@@ -80,9 +80,7 @@ pub fn pad(line: &str, columns: usize) -> String {
 /// Rows as aligned columns, two spaces between them, the last one as wide as it likes.
 pub fn table(rows: &[Vec<String>], columns: Option<usize>) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..n_columns)
-        .map(|at| column_width(rows, at))
-        .collect();
+    let widths: Vec<usize> = (0..n_columns).map(|at| column_width(rows, at)).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, w)| pad(cell, *w));
         let line = cells.collect::<Vec<_>>().join("  ");
@@ -139,7 +137,10 @@ mod tests {
         assert_eq!(fit("clean-한국어-문서", Some(11)), "clean-한국…");
         assert_eq!(fit("한국어", Some(4)), "한…");
         assert_eq!(fit("한국어", None), "한국어");
-        let rows = [vec!["한".into(), "x".into()], vec!["abc".into(), "y".into()]];
+        let rows = [
+            vec!["한".into(), "x".into()],
+            vec!["abc".into(), "y".into()],
+        ];
         assert_eq!(table(&rows, None), "한   x\nabc  y\n");
     }
 }

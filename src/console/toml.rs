@@ -9,7 +9,11 @@ use toml::Table;
 pub fn kananafile(file: &Kananafile) -> String {
     let mut root = Table::new();
     root.insert("kananafile".to_owned(), 1.into());
-    let vars: Table = file.vars.iter().filter_map(|(name, value)| Some((name.clone(), from_json(value)?))).collect();
+    let vars: Table = file
+        .vars
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), from_json(value)?)))
+        .collect();
     root.insert("vars".to_owned(), vars.into());
     let goals: Table = file
         .graph
@@ -26,7 +30,9 @@ pub fn kananafile(file: &Kananafile) -> String {
 pub fn tasks(graph: &Graph, ids: &[TaskId]) -> String {
     let sections = ids.iter().map(|id| {
         let task = graph.task(*id);
-        let section: Table = [(task.name.clone(), section(graph, task).into())].into_iter().collect();
+        let section: Table = [(task.name.clone(), section(graph, task).into())]
+            .into_iter()
+            .collect();
         let root: Table = [("task".to_owned(), section.into())].into_iter().collect();
         print(&root)
     });
@@ -36,13 +42,20 @@ pub fn tasks(graph: &Graph, ids: &[TaskId]) -> String {
 fn section(graph: &Graph, task: &Task) -> Table {
     let mut table = Table::new();
     table.insert("kind".to_owned(), task.kind.clone().into());
-    let inputs: Table = task.inputs.iter().map(|port| (port.name.clone(), input(graph, port))).collect();
+    let inputs: Table = task
+        .inputs
+        .iter()
+        .map(|port| (port.name.clone(), input(graph, port)))
+        .collect();
     table.insert("inputs".to_owned(), inputs.into());
     if let Some(params) = from_json(&task.params) {
         table.insert("params".to_owned(), params);
     }
-    let outputs: Table =
-        task.outputs.iter().map(|port| (port.name.clone(), port.format.clone().into())).collect();
+    let outputs: Table = task
+        .outputs
+        .iter()
+        .map(|port| (port.name.clone(), port.format.clone().into()))
+        .collect();
     table.insert("outputs".to_owned(), outputs.into());
     if let Executor::Command(program) | Executor::Plugin(program) = &task.executor {
         let mut entry = Table::new();
@@ -59,13 +72,20 @@ fn section(graph: &Graph, task: &Task) -> Table {
 
 fn input(graph: &Graph, port: &InputPort) -> toml::Value {
     if port.labelled {
-        let labels: Table =
-            port.bindings.iter().map(|each| (each.label.clone(), reference(graph, each).into())).collect();
+        let labels: Table = port
+            .bindings
+            .iter()
+            .map(|each| (each.label.clone(), reference(graph, each).into()))
+            .collect();
         return labels.into();
     }
     match port.bindings.as_slice() {
         [only] => reference(graph, only).into(),
-        several => several.iter().map(|each| reference(graph, each)).collect::<Vec<_>>().into(),
+        several => several
+            .iter()
+            .map(|each| reference(graph, each))
+            .collect::<Vec<_>>()
+            .into(),
     }
 }
 
@@ -80,7 +100,11 @@ fn reference(graph: &Graph, binding: &Binding) -> String {
 }
 
 fn references(graph: &Graph, tasks: &[TaskId]) -> toml::Value {
-    tasks.iter().map(|id| format!(":{}", graph.task(*id).name)).collect::<Vec<_>>().into()
+    tasks
+        .iter()
+        .map(|id| format!(":{}", graph.task(*id).name))
+        .collect::<Vec<_>>()
+        .into()
 }
 
 /// JSON as TOML, which has no null: such fields are left out.
@@ -93,9 +117,15 @@ fn from_json(value: &Value) -> Option<toml::Value> {
             None => number.as_f64()?.into(),
         },
         Value::String(text) => text.clone().into(),
-        Value::Array(items) => items.iter().filter_map(from_json).collect::<Vec<_>>().into(),
+        Value::Array(items) => items
+            .iter()
+            .filter_map(from_json)
+            .collect::<Vec<_>>()
+            .into(),
         Value::Object(fields) => {
-            let fields = fields.iter().filter_map(|(name, field)| Some((name.clone(), from_json(field)?)));
+            let fields = fields
+                .iter()
+                .filter_map(|(name, field)| Some((name.clone(), from_json(field)?)));
             fields.collect::<Table>().into()
         }
     })

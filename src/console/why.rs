@@ -17,26 +17,46 @@ pub fn render(graph: &Graph, plan: &Plan, task: TaskId) -> String {
         None => {}
         Some(Status::Hit(receipt)) => {
             let elapsed = text::duration(Duration::from_millis(receipt.elapsed_ms));
-            let _ = writeln!(out, "{name} is up to date: key {}, made in {elapsed}", receipt.key.short());
+            let _ = writeln!(
+                out,
+                "{name} is up to date: key {}, made in {elapsed}",
+                receipt.key.short()
+            );
             if let Some(accepted) = &receipt.accepted {
-                let _ = writeln!(out, "  its result was accepted from key {}: {}", accepted.from.short(), accepted.reason);
+                let _ = writeln!(
+                    out,
+                    "  its result was accepted from key {}: {}",
+                    accepted.from.short(),
+                    accepted.reason
+                );
             }
         }
         Some(Status::Miss(work)) => {
             let _ = writeln!(out, "{name} must run: key {}", work.key.short());
-            work.reasons.iter().for_each(|each| out.push_str(&bullet(&reason(each))));
+            work.reasons
+                .iter()
+                .for_each(|each| out.push_str(&bullet(&reason(each))));
             if let Some(parts) = &work.parts {
-                let counts = format!("{} of {}", parts.missing().len(), text::plural(parts.total(), "part"));
+                let counts = format!(
+                    "{} of {}",
+                    parts.missing().len(),
+                    text::plural(parts.total(), "part")
+                );
                 let _ = writeln!(out, "  {counts} must run; the others are kept");
             }
         }
         Some(Status::Unknown(_)) => {
-            let _ = writeln!(out, "{name} may have to run: its key depends on tasks that must run first");
+            let _ = writeln!(
+                out,
+                "{name} may have to run: its key depends on tasks that must run first"
+            );
             roots(graph, plan, task, &mut out);
         }
         Some(Status::Blocked(blockers)) => {
             let _ = writeln!(out, "{name} cannot run");
-            blockers.iter().for_each(|each| out.push_str(&bullet(&blocker(each))));
+            blockers
+                .iter()
+                .for_each(|each| out.push_str(&bullet(&blocker(each))));
         }
     }
     out
@@ -51,7 +71,11 @@ fn roots(graph: &Graph, plan: &Plan, task: TaskId, out: &mut String) {
             Status::Hit(_) | Status::Unknown(_) => continue,
         };
         if *id != task {
-            out.push_str(&bullet(&format!("{}: {}", styled(BOLD, &graph.task(*id).name), reasons.join("; "))));
+            out.push_str(&bullet(&format!(
+                "{}: {}",
+                styled(BOLD, &graph.task(*id).name),
+                reasons.join("; ")
+            )));
         }
     }
 }

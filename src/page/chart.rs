@@ -124,14 +124,21 @@ struct Scale {
 
 impl Scale {
     fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
-        let (mut low, mut high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+        let (mut low, mut high) = values
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+                (low.min(value), high.max(value))
+            });
         if low == high {
             (low, high) = (low - 0.5, high + 0.5);
         }
         let step = round_step((high - low) / 5.0);
-        Self { low, high, step, from, to }
+        Self {
+            low,
+            high,
+            step,
+            from,
+            to,
+        }
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -148,7 +155,9 @@ impl Scale {
 /// The next of 1, 2, 5 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
-    let digit = [1.0, 2.0, 5.0].into_iter().find(|digit| digit * power >= step * 0.999);
+    let digit = [1.0, 2.0, 5.0]
+        .into_iter()
+        .find(|digit| digit * power >= step * 0.999);
     digit.unwrap_or(10.0) * power
 }
 
@@ -164,7 +173,9 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let size = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |bucket: &[(f64, f64)]| {
         let n = bucket.len() as f64;
-        let sum = bucket.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        let sum = bucket
+            .iter()
+            .fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
         (sum.0 / n, sum.1 / n)
     };
     points.chunks(size).map(mean).collect()
@@ -180,7 +191,10 @@ mod tests {
     use super::*;
 
     fn series(points: Vec<(f64, f64)>) -> Series {
-        Series { label: "loss".to_owned(), points }
+        Series {
+            label: "loss".to_owned(),
+            points,
+        }
     }
 
     #[test]
@@ -194,9 +208,15 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_left_out() {
-        let axes = Axes { x: "step", y: "loss" };
+        let axes = Axes {
+            x: "step",
+            y: "loss",
+        };
         assert_eq!(line_chart(&[series(vec![(0.0, f64::NAN)])], &axes), "");
-        let drawn = line_chart(&[series(vec![(0.0, 3.0), (1.0, f64::NAN), (2.0, 2.0)])], &axes);
+        let drawn = line_chart(
+            &[series(vec![(0.0, 3.0), (1.0, f64::NAN), (2.0, 2.0)])],
+            &axes,
+        );
         assert!(!drawn.contains("NaN"));
         assert_eq!(drawn.matches("<polyline").count(), 1);
     }
@@ -211,7 +231,10 @@ mod tests {
 
     #[test]
     fn one_point_is_drawn() {
-        let axes = Axes { x: "step", y: "loss" };
+        let axes = Axes {
+            x: "step",
+            y: "loss",
+        };
         assert!(line_chart(&[series(vec![(5.0, 3.0)])], &axes).contains("polyline"));
     }
 }

@@ -81,7 +81,10 @@ fn curve(route: &[Point]) -> String {
     for pair in points.windows(2) {
         let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
         let middle = f64::midpoint(y0, y1);
-        let _ = write!(path, "C{x0:.1} {middle:.1} {x1:.1} {middle:.1} {x1:.1} {y1:.1}");
+        let _ = write!(
+            path,
+            "C{x0:.1} {middle:.1} {x1:.1} {middle:.1} {x1:.1} {y1:.1}"
+        );
     }
     path
 }
@@ -97,7 +100,10 @@ mod tests {
             detail: "pretrain".to_owned(),
             stage: stage("model"),
         };
-        let drawn = svg(&[node("a<b"), node("한국어-문서-정리-단계-하나-둘")], &[(0, 1)]);
+        let drawn = svg(
+            &[node("a<b"), node("한국어-문서-정리-단계-하나-둘")],
+            &[(0, 1)],
+        );
         assert!(drawn.contains("a&lt;b") && !drawn.contains("a<b"));
         assert!(drawn.contains("한국어-문서-정리-단계…"), "{drawn}");
         assert_eq!(drawn.matches("class=\"edge\"").count(), 1);

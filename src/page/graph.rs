@@ -19,17 +19,30 @@ pub struct Drawing {
 impl Drawing {
     /// The given tasks (in topological order) and the edges between them. `detail` is the line below a name.
     pub fn of(graph: &Graph, tasks: &[TaskId], detail: impl Fn(TaskId) -> String) -> Self {
-        let number: BTreeMap<TaskId, usize> = tasks.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+        let number: BTreeMap<TaskId, usize> =
+            tasks.iter().enumerate().map(|(at, id)| (*id, at)).collect();
         let edges = tasks.iter().flat_map(|id| {
-            let before = graph.dependencies(*id).iter().filter_map(|before| number.get(before));
-            before.map(|before| (*before, number[id])).collect::<Vec<_>>()
+            let before = graph
+                .dependencies(*id)
+                .iter()
+                .filter_map(|before| number.get(before));
+            before
+                .map(|before| (*before, number[id]))
+                .collect::<Vec<_>>()
         });
         let node = |id: &TaskId| {
             let task = graph.task(*id);
             let format = task.outputs.first().map_or("", |port| port.format.as_str());
-            dag::Node { name: task.name.clone(), detail: detail(*id), stage: dag::stage(format) }
+            dag::Node {
+                name: task.name.clone(),
+                detail: detail(*id),
+                stage: dag::stage(format),
+            }
         };
-        Self { nodes: tasks.iter().map(node).collect(), edges: edges.collect() }
+        Self {
+            nodes: tasks.iter().map(node).collect(),
+            edges: edges.collect(),
+        }
     }
 
     /// The drawing with each composite and each matrix as one box; `detail` is given the tasks of a box, by number.
@@ -39,32 +52,56 @@ impl Drawing {
             members.entry(group(&node.name)).or_default().push(at);
         }
         let names: Vec<&str> = members.keys().copied().collect();
-        let of_name: BTreeMap<&str, usize> = names.iter().enumerate().map(|(at, name)| (*name, at)).collect();
+        let of_name: BTreeMap<&str, usize> = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| (*name, at))
+            .collect();
         let of = |node: usize| of_name[group(&self.nodes[node].name)];
-        let mut edges: Vec<(usize, usize)> =
-            self.edges.iter().map(|(from, to)| (of(*from), of(*to))).filter(|(from, to)| from != to).collect();
+        let mut edges: Vec<(usize, usize)> = self
+            .edges
+            .iter()
+            .map(|(from, to)| (of(*from), of(*to)))
+            .filter(|(from, to)| from != to)
+            .collect();
         edges.sort_unstable();
         edges.dedup();
         let Some(order) = topological(names.len(), &edges) else {
             return self.clone();
         };
         let mut place = vec![0; names.len()];
-        order.iter().enumerate().for_each(|(at, group)| place[*group] = at);
+        order
+            .iter()
+            .enumerate()
+            .for_each(|(at, group)| place[*group] = at);
         let node = |at: &usize| {
             let tasks = &members[names[*at]];
             let last = tasks[tasks.len() - 1];
-            dag::Node { name: names[*at].to_owned(), detail: detail(tasks), stage: self.nodes[last].stage }
+            dag::Node {
+                name: names[*at].to_owned(),
+                detail: detail(tasks),
+                stage: self.nodes[last].stage,
+            }
         };
         Self {
             nodes: order.iter().map(node).collect(),
-            edges: edges.iter().map(|(from, to)| (place[*from], place[*to])).collect(),
+            edges: edges
+                .iter()
+                .map(|(from, to)| (place[*from], place[*to]))
+                .collect(),
         }
     }
 
     pub fn dot(&self) -> String {
-        let mut out = String::from("digraph kbuild {\n  node [shape=box, fontname=\"sans-serif\"];\n");
+        let mut out =
+            String::from("digraph kbuild {\n  node [shape=box, fontname=\"sans-serif\"];\n");
         for (at, node) in self.nodes.iter().enumerate() {
-            let _ = writeln!(out, "  t{at} [label=\"{}\\n{}\"];", quoted(&node.name), quoted(&node.detail));
+            let _ = writeln!(
+                out,
+                "  t{at} [label=\"{}\\n{}\"];",
+                quoted(&node.name),
+                quoted(&node.detail)
+            );
         }
         for (from, to) in &self.edges {
             let _ = writeln!(out, "  t{from} -> t{to};");
@@ -75,7 +112,12 @@ impl Drawing {
     pub fn mermaid(&self) -> String {
         let mut out = String::from("graph TD\n");
         for (at, node) in self.nodes.iter().enumerate() {
-            let _ = writeln!(out, "  t{at}[\"{}<br/>{}\"]", escape(&node.name), escape(&node.detail));
+            let _ = writeln!(
+                out,
+                "  t{at}[\"{}<br/>{}\"]",
+                escape(&node.name),
+                escape(&node.detail)
+            );
         }
         for (from, to) in &self.edges {
             let _ = writeln!(out, "  t{from} --> t{to}");
@@ -100,7 +142,8 @@ fn group(name: &str) -> &str {
 fn topological(n: usize, edges: &[(usize, usize)]) -> Option<Vec<usize>> {
     let mut waiting = vec![0; n];
     edges.iter().for_each(|(_, to)| waiting[*to] += 1);
-    let mut ready: std::collections::BTreeSet<usize> = (0..n).filter(|at| waiting[*at] == 0).collect();
+    let mut ready: std::collections::BTreeSet<usize> =
+        (0..n).filter(|at| waiting[*at] == 0).collect();
     let mut order = Vec::with_capacity(n);
     while let Some(next) = ready.pop_first() {
         order.push(next);
@@ -123,8 +166,15 @@ mod tests {
     use super::*;
 
     fn drawing(names: &[&str], edges: &[(usize, usize)]) -> Drawing {
-        let node = |name: &&str| dag::Node { name: (*name).to_owned(), detail: "kind".to_owned(), stage: "data" };
-        Drawing { nodes: names.iter().map(node).collect(), edges: edges.to_vec() }
+        let node = |name: &&str| dag::Node {
+            name: (*name).to_owned(),
+            detail: "kind".to_owned(),
+            stage: "data",
+        };
+        Drawing {
+            nodes: names.iter().map(node).collect(),
+            edges: edges.to_vec(),
+        }
     }
 
     #[test]
@@ -147,7 +197,9 @@ mod tests {
     #[test]
     fn text_forms_name_every_task_and_edge() {
         let drawn = drawing(&["a\"b", "c"], &[(0, 1)]);
-        assert!(drawn.dot().contains("label=\"a\\\"b\\nkind\"") && drawn.dot().contains("t0 -> t1;"));
+        assert!(
+            drawn.dot().contains("label=\"a\\\"b\\nkind\"") && drawn.dot().contains("t0 -> t1;")
+        );
         assert!(drawn.mermaid().contains("t0 --> t1") && drawn.mermaid().contains("a&quot;b"));
         assert!(drawn.svg().contains("<style>"));
     }

@@ -78,7 +78,10 @@ pub struct Chart {
 
 impl Cell {
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), ..Self::default() }
+        Self {
+            text: text.into(),
+            ..Self::default()
+        }
     }
 
     pub fn tone(self, tone: Tone) -> Self {
@@ -93,10 +96,16 @@ impl Page {
         templates
             .add_template("page.html", include_str!("page.html"))
             .expect("the template is part of the program");
-        let template = templates.get_template("page.html").expect("it was just added");
-        let style = context! { style => include_str!("page.css"), graph_style => super::GRAPH_STYLE };
-        let values = context! { ..style, ..minijinja::Value::from(minijinja::value::Serde(self.clone())) };
-        template.render(values).expect("every value of the template is a field of the page")
+        let template = templates
+            .get_template("page.html")
+            .expect("it was just added");
+        let style =
+            context! { style => include_str!("page.css"), graph_style => super::GRAPH_STYLE };
+        let values =
+            context! { ..style, ..minijinja::Value::from(minijinja::value::Serde(self.clone())) };
+        template
+            .render(values)
+            .expect("every value of the template is a field of the page")
     }
 }
 
@@ -118,12 +127,23 @@ mod tests {
             blocks: vec![Block::Table(table)],
             ..Section::default()
         };
-        let page = Page { title: "a<b".into(), sections: vec![section], ..Page::default() };
+        let page = Page {
+            title: "a<b".into(),
+            sections: vec![section],
+            ..Page::default()
+        };
         let html = page.to_html();
-        assert!(html.contains("&lt;short&gt;") && html.contains("a&lt;b") && html.contains("한국어"));
+        assert!(
+            html.contains("&lt;short&gt;") && html.contains("a&lt;b") && html.contains("한국어")
+        );
         assert!(html.contains("class=\"n bad\""));
         for outside in ["http://", "https://", "<script", "url(", "@import"] {
-            assert!(!html.replace("http://www.w3.org/2000/svg", "").contains(outside), "{outside}");
+            assert!(
+                !html
+                    .replace("http://www.w3.org/2000/svg", "")
+                    .contains(outside),
+                "{outside}"
+            );
         }
     }
 }

@@ -31,12 +31,25 @@ pub fn layout(n: usize, edges: &[(usize, usize)]) -> Layout {
     let mut net = Net::new(n, edges, &ranks);
     net.order();
     let x = net.place();
-    let left = x.iter().copied().fold(f64::INFINITY, f64::min).min(f64::MAX);
-    let at = |v: usize| (x[v] - left + COLUMN / 2.0, net.rank[v] as f64 * ROW + ROW / 2.0);
+    let left = x
+        .iter()
+        .copied()
+        .fold(f64::INFINITY, f64::min)
+        .min(f64::MAX);
+    let at = |v: usize| {
+        (
+            x[v] - left + COLUMN / 2.0,
+            net.rank[v] as f64 * ROW + ROW / 2.0,
+        )
+    };
     let right = (0..net.rank.len()).map(|v| at(v).0).fold(0.0, f64::max);
     Layout {
         nodes: (0..n).map(at).collect(),
-        routes: net.chains.iter().map(|chain| chain.iter().map(|v| at(*v)).collect()).collect(),
+        routes: net
+            .chains
+            .iter()
+            .map(|chain| chain.iter().map(|v| at(*v)).collect())
+            .collect(),
         width: right + COLUMN / 2.0,
         height: net.layers.len() as f64 * ROW,
     }
@@ -52,7 +65,11 @@ fn ranks(n: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     }
     for node in (0..n).rev() {
         let has_parent = edges.iter().any(|edge| edge.1 == node);
-        let first_user = edges.iter().filter(|edge| edge.0 == node).map(|edge| rank[edge.1]).min();
+        let first_user = edges
+            .iter()
+            .filter(|edge| edge.0 == node)
+            .map(|edge| rank[edge.1])
+            .min();
         if let (false, Some(user)) = (has_parent, first_user) {
             rank[node] = user - 1;
         }
@@ -85,13 +102,22 @@ impl Net {
             chains.push(chain);
         }
         let mut layers = vec![Vec::new(); rank.iter().max().map_or(0, |last| last + 1)];
-        rank.iter().enumerate().for_each(|(v, at)| layers[*at].push(v));
+        rank.iter()
+            .enumerate()
+            .for_each(|(v, at)| layers[*at].push(v));
         let (mut above, mut below) = (vec![Vec::new(); rank.len()], vec![Vec::new(); rank.len()]);
         for link in chains.iter().flat_map(|chain| chain.windows(2)) {
             below[link[0]].push(link[1]);
             above[link[1]].push(link[0]);
         }
-        Self { n, rank, layers, above, below, chains }
+        Self {
+            n,
+            rank,
+            layers,
+            above,
+            below,
+            chains,
+        }
     }
 
     /// Orders every layer by the mean position of its neighbours, down and up, and keeps the order that crosses least.
@@ -132,7 +158,10 @@ impl Net {
     fn positions(&self) -> Vec<usize> {
         let mut position = vec![0; self.rank.len()];
         for layer in &self.layers {
-            layer.iter().enumerate().for_each(|(at, v)| position[*v] = at);
+            layer
+                .iter()
+                .enumerate()
+                .for_each(|(at, v)| position[*v] = at);
         }
         position
     }
@@ -162,7 +191,11 @@ impl Net {
         for layer in &self.layers {
             let mut at = 0.0;
             for (i, v) in layer.iter().enumerate() {
-                at += if i == 0 { 0.0 } else { self.gap(layer[i - 1], *v) };
+                at += if i == 0 {
+                    0.0
+                } else {
+                    self.gap(layer[i - 1], *v)
+                };
                 x[*v] = at;
             }
         }
@@ -183,7 +216,11 @@ impl Net {
         let mut pools: Vec<(f64, f64, usize)> = Vec::new();
         let mut offsets = Vec::new();
         for (i, v) in layer.iter().enumerate() {
-            offset += if i == 0 { 0.0 } else { self.gap(layer[i - 1], *v) };
+            offset += if i == 0 {
+                0.0
+            } else {
+                self.gap(layer[i - 1], *v)
+            };
             offsets.push(offset);
             // Bends hold their line harder than nodes do, so that long edges stay straight.
             let weight = if *v < self.n { 1.0 } else { 4.0 };
@@ -191,11 +228,17 @@ impl Net {
             while let Some(last) = pools.last().copied().filter(|last| last.0 > pool.0) {
                 pools.pop();
                 let weight = last.1 + pool.1;
-                pool = ((last.0 * last.1 + pool.0 * pool.1) / weight, weight, last.2 + pool.2);
+                pool = (
+                    (last.0 * last.1 + pool.0 * pool.1) / weight,
+                    weight,
+                    last.2 + pool.2,
+                );
             }
             pools.push(pool);
         }
-        let values = pools.iter().flat_map(|pool| std::iter::repeat_n(pool.0, pool.2));
+        let values = pools
+            .iter()
+            .flat_map(|pool| std::iter::repeat_n(pool.0, pool.2));
         for ((v, offset), value) in layer.iter().zip(offsets).zip(values) {
             x[*v] = value + offset;
         }
@@ -221,15 +264,30 @@ mod tests {
 
     #[test]
     fn an_edge_goes_down_and_nodes_do_not_overlap() {
-        let edges = [(0, 2), (1, 2), (0, 5), (2, 3), (2, 4), (3, 5), (4, 5), (6, 5)];
+        let edges = [
+            (0, 2),
+            (1, 2),
+            (0, 5),
+            (2, 3),
+            (2, 4),
+            (3, 5),
+            (4, 5),
+            (6, 5),
+        ];
         let drawn = layout(7, &edges);
         for ((from, to), route) in edges.iter().zip(&drawn.routes) {
             assert!(drawn.nodes[*from].1 < drawn.nodes[*to].1);
-            assert_eq!((route[0], route[route.len() - 1]), (drawn.nodes[*from], drawn.nodes[*to]));
+            assert_eq!(
+                (route[0], route[route.len() - 1]),
+                (drawn.nodes[*from], drawn.nodes[*to])
+            );
         }
         for (i, a) in drawn.nodes.iter().enumerate() {
             for b in &drawn.nodes[i + 1..] {
-                assert!(a.1 != b.1 || (a.0 - b.0).abs() > COLUMN - 1e-6, "{a:?} {b:?}");
+                assert!(
+                    a.1 != b.1 || (a.0 - b.0).abs() > COLUMN - 1e-6,
+                    "{a:?} {b:?}"
+                );
             }
         }
         // Node 6 needs nothing: it stands beside 3 and 4, just above its user.

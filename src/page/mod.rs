@@ -5,9 +5,9 @@
 pub mod chart;
 pub mod dag;
 pub mod graph;
+pub mod html;
 pub mod layout;
 pub mod report;
-pub mod html;
 
 /// Style of a drawn graph, shared by the page and by a picture that stands alone.
 pub const GRAPH_STYLE: &str = include_str!("graph.css");

@@ -53,26 +53,54 @@ pub fn page(task: &str, report: &Value, pipeline: &Pipeline) -> Page {
 /// The numbers that stand on top of a page, and in the last lines of a build.
 pub fn headline(report: &Value) -> Vec<Item> {
     let mut items = Vec::new();
-    let mut push = |label: String, value: String, tone: Tone| items.push(Item { label, value, tone });
+    let mut push =
+        |label: String, value: String, tone: Tone| items.push(Item { label, value, tone });
     if let (Some(passed), Some(failed)) = (report["passed"].as_u64(), report["failed"].as_u64()) {
         let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
         if passed + failed > 0 {
-            push("gates passed".to_owned(), format!("{passed} of {}", passed + failed), tone);
+            push(
+                "gates passed".to_owned(),
+                format!("{passed} of {}", passed + failed),
+                tone,
+            );
         }
     }
     if let Some((label, content)) = entries(report, "evaluate").last() {
         let mean = number(&content["mean"]["bits_per_byte"]);
-        push(format!("bits per byte, {label}"), significant(mean), Tone::Plain);
-        push("parameters".to_owned(), value::count(number(&content["parameters"])), Tone::Plain);
+        push(
+            format!("bits per byte, {label}"),
+            significant(mean),
+            Tone::Plain,
+        );
+        push(
+            "parameters".to_owned(),
+            value::count(number(&content["parameters"])),
+            Tone::Plain,
+        );
     }
     for (label, content) in entries(report, "compare") {
-        push(format!("win-rate, {label}"), percent(number(&content["win_rate"])), Tone::Plain);
+        push(
+            format!("win-rate, {label}"),
+            percent(number(&content["win_rate"])),
+            Tone::Plain,
+        );
     }
     for (label, content) in entries(report, "evaluate-reward-model") {
-        push(format!("accuracy, {label}"), percent(number(&content["accuracy"])), Tone::Plain);
+        push(
+            format!("accuracy, {label}"),
+            percent(number(&content["accuracy"])),
+            Tone::Plain,
+        );
     }
-    if let Some(flops) = report["chain"]["flops"].as_f64().filter(|flops| *flops > 0.0) {
-        push("training FLOPs".to_owned(), value::count(Some(flops)), Tone::Plain);
+    if let Some(flops) = report["chain"]["flops"]
+        .as_f64()
+        .filter(|flops| *flops > 0.0)
+    {
+        push(
+            "training FLOPs".to_owned(),
+            value::count(Some(flops)),
+            Tone::Plain,
+        );
     }
     items
 }
@@ -136,7 +164,15 @@ mod tests {
     fn every_section_of_a_report_is_on_the_page() {
         let html = page("report", &report(), &Pipeline::default()).to_html();
         for shown in [
-            "A small Kanana", "stage 2 below stage 1", "1.50", "<polyline", "too-short", "75", "new-thing", "0.123", "12.0T",
+            "A small Kanana",
+            "stage 2 below stage 1",
+            "1.50",
+            "<polyline",
+            "too-short",
+            "75",
+            "new-thing",
+            "0.123",
+            "12.0T",
         ] {
             assert!(html.contains(shown), "{shown}");
         }
@@ -145,8 +181,10 @@ mod tests {
 
     #[test]
     fn the_headline_is_short_and_says_how_it_did() {
-        let items: Vec<String> =
-            headline(&report()).iter().map(|item| format!("{}: {}", item.label, item.value)).collect();
+        let items: Vec<String> = headline(&report())
+            .iter()
+            .map(|item| format!("{}: {}", item.label, item.value))
+            .collect();
         assert_eq!(
             items,
             [
@@ -161,8 +199,17 @@ mod tests {
 
     #[test]
     fn a_report_of_another_form_gives_a_page_all_the_same() {
-        for odd in [json!({}), json!([1]), json!({ "sections": 3 }), json!({ "sections": { "x": null } })] {
-            assert!(page("t", &odd, &Pipeline::default()).to_html().contains("<h1>t</h1>"));
+        for odd in [
+            json!({}),
+            json!([1]),
+            json!({ "sections": 3 }),
+            json!({ "sections": { "x": null } }),
+        ] {
+            assert!(
+                page("t", &odd, &Pipeline::default())
+                    .to_html()
+                    .contains("<h1>t</h1>")
+            );
         }
     }
 }

@@ -49,8 +49,16 @@ impl Session {
     pub fn open(directory: &Path, system: Option<&str>, options: Options) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::open(directory)?;
         let model = Model::load(directory)?;
-        let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        Ok(Self { model, tokenizer, options, messages })
+        let messages = system
+            .map(|text| Message::new("system", text))
+            .into_iter()
+            .collect();
+        Ok(Self {
+            model,
+            tokenizer,
+            options,
+            messages,
+        })
     }
 
     /// Answers `text` and remembers both. `show` is given each piece of text as it comes.
@@ -63,7 +71,11 @@ impl Session {
         self.messages.push(Message::new("user", text));
         let prompt = self.prompt()?;
         let options = self.generate_options();
-        let mut printer = Printer { tokenizer: &self.tokenizer, bytes: Vec::new(), show };
+        let mut printer = Printer {
+            tokenizer: &self.tokenizer,
+            bytes: Vec::new(),
+            show,
+        };
         let decoder = Decoder::new(&self.model)?;
         let generated = decoder.stream(&prompt, &options, &mut |token| {
             printer.push(token);
@@ -93,12 +105,18 @@ impl Session {
             if ids.len() < context {
                 return Ok(ids);
             }
-            let oldest = self.messages.iter().position(|message| message.role != "system");
+            let oldest = self
+                .messages
+                .iter()
+                .position(|message| message.role != "system");
             match oldest.filter(|at| at + 1 < self.messages.len()) {
                 Some(at) => drop(self.messages.remove(at)),
                 None => {
                     self.messages.pop();
-                    let message = format!("{} tokens do not fit into the model's context of {context}", ids.len());
+                    let message = format!(
+                        "{} tokens do not fit into the model's context of {context}",
+                        ids.len()
+                    );
                     return Err(Failure::input(message).help("write less"));
                 }
             }
@@ -106,12 +124,26 @@ impl Session {
     }
 
     fn generate_options(&self) -> GenerateOptions {
-        let Options { temperature, top_p, max_tokens, seed } = self.options;
+        let Options {
+            temperature,
+            top_p,
+            max_tokens,
+            seed,
+        } = self.options;
         GenerateOptions {
             max_new_tokens: max_tokens,
             samples: 1,
-            sampling: Sampling { temperature, top_p, ..Sampling::default() },
-            stop: self.tokenizer.eos().into_iter().chain(self.model.config.eos_token_id.iter().copied()).collect(),
+            sampling: Sampling {
+                temperature,
+                top_p,
+                ..Sampling::default()
+            },
+            stop: self
+                .tokenizer
+                .eos()
+                .into_iter()
+                .chain(self.model.config.eos_token_id.iter().copied())
+                .collect(),
             seed,
         }
     }

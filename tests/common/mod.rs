@@ -22,15 +22,24 @@ pub struct Project {
 impl Project {
     /// A copy of an example, without anything that was built there.
     pub fn example(name: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        copy(&root().join("examples").join(name), folder.path());
-        Self { folder }
+        Self::copy_of(&format!("examples/{name}"))
+    }
+
+    /// A copy of a folder of the repository.
+    pub fn copy_of(folder: &str) -> Self {
+        let copied = tempfile::tempdir().expect("a temporary folder");
+        copy(&root().join(folder), copied.path());
+        Self { folder: copied }
     }
 
     /// A project with these files.
     pub fn with(files: &[(&str, &str)]) -> Self {
-        let project = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        files.iter().for_each(|(name, text)| project.write(name, text));
+        let project = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        };
+        files
+            .iter()
+            .for_each(|(name, text)| project.write(name, text));
         project
     }
 
@@ -44,20 +53,28 @@ impl Project {
 
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
-        std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("folders are made");
+        std::fs::create_dir_all(path.parent().expect("a file is in a folder"))
+            .expect("folders are made");
         std::fs::write(path, text).expect("the file is written");
     }
 
     /// The program with these words, not started yet.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kbuild"));
-        command.current_dir(self.folder.path()).args(words).stdin(Stdio::null()).env("NO_COLOR", "1");
+        command
+            .current_dir(self.folder.path())
+            .args(words)
+            .stdin(Stdio::null())
+            .env("NO_COLOR", "1");
         command
     }
 
     pub fn run(&self, words: &[&str]) -> Ran {
         let output = self.command(words).output().expect("the program starts");
-        Ran { words: words.join(" "), output }
+        Ran {
+            words: words.join(" "),
+            output,
+        }
     }
 
     /// Runs and expects exit code 0.
@@ -76,7 +93,10 @@ impl Project {
         let plan = self.plan(goals);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let tasks = plan["tasks"].as_array().expect("the plan has tasks");
-        tasks.iter().map(|task| (text(&task["task"]), text(&task["status"]))).collect()
+        tasks
+            .iter()
+            .map(|task| (text(&task["task"]), text(&task["status"])))
+            .collect()
     }
 
     /// The tasks that a build executes, by its own stream of events.
@@ -105,7 +125,12 @@ impl Ran {
     pub fn exits(self, code: i32) -> Self {
         let found = self.output.status.code();
         let (out, err) = (self.stdout(), self.stderr());
-        assert_eq!(found, Some(code), "kbuild {}\n--- stdout\n{out}\n--- stderr\n{err}", self.words);
+        assert_eq!(
+            found,
+            Some(code),
+            "kbuild {}\n--- stdout\n{out}\n--- stderr\n{err}",
+            self.words
+        );
         self
     }
 
@@ -121,14 +146,21 @@ impl Ran {
     #[track_caller]
     pub fn says(self, what: &str) -> Self {
         let all = self.stdout() + &self.stderr();
-        assert!(all.contains(what), "kbuild {} does not say `{what}`:\n{all}", self.words);
+        assert!(
+            all.contains(what),
+            "kbuild {} does not say `{what}`:\n{all}",
+            self.words
+        );
         self
     }
 }
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("folders are made");
-    for entry in std::fs::read_dir(from).expect("the example is there").flatten() {
+    for entry in std::fs::read_dir(from)
+        .expect("the example is there")
+        .flatten()
+    {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         match path.is_dir() {
             true if entry.file_name() == "cache" => {}

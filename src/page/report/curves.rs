@@ -15,10 +15,17 @@ pub fn section(report: &Value) -> Section {
     let mut blocks = Vec::new();
     for name in names(report) {
         for group in alike(series(report, &name)) {
-            let axes = Axes { x: "step", y: &name };
+            let axes = Axes {
+                x: "step",
+                y: &name,
+            };
             let svg = line_chart(&group, &axes);
             let legend = group.into_iter().map(|line| line.label).collect();
-            blocks.push(Block::Chart(Chart { caption: String::new(), svg, legend }));
+            blocks.push(Block::Chart(Chart {
+                caption: String::new(),
+                svg,
+                legend,
+            }));
         }
     }
     Section {
@@ -37,16 +44,27 @@ fn names(report: &Value) -> Vec<String> {
         .flat_map(|curves| curves.keys().cloned())
         .filter(|name| DRAWN.iter().any(|drawn| name.contains(drawn)))
         .collect();
-    names.sort_by_key(|name| (DRAWN.iter().position(|drawn| name.contains(drawn)), name.clone()));
+    names.sort_by_key(|name| {
+        (
+            DRAWN.iter().position(|drawn| name.contains(drawn)),
+            name.clone(),
+        )
+    });
     names.dedup();
     names
 }
 
 fn series(report: &Value, name: &str) -> Vec<Series> {
     let line = |(label, content): &(&str, &Value)| {
-        let points: Vec<(f64, f64)> =
-            content["curves"][name].as_array()?.iter().filter_map(point).collect();
-        (!points.is_empty()).then(|| Series { label: (*label).to_owned(), points })
+        let points: Vec<(f64, f64)> = content["curves"][name]
+            .as_array()?
+            .iter()
+            .filter_map(point)
+            .collect();
+        (!points.is_empty()).then(|| Series {
+            label: (*label).to_owned(),
+            points,
+        })
     };
     entries(report, "metrics").iter().filter_map(line).collect()
 }
@@ -59,7 +77,11 @@ fn point(pair: &Value) -> Option<(f64, f64)> {
 fn alike(series: Vec<Series>) -> Vec<Vec<Series>> {
     let mut groups: Vec<(f64, Vec<Series>)> = Vec::new();
     for line in series {
-        let height = line.points.iter().map(|point| point.1.abs()).fold(f64::MIN_POSITIVE, f64::max);
+        let height = line
+            .points
+            .iter()
+            .map(|point| point.1.abs())
+            .fold(f64::MIN_POSITIVE, f64::max);
         let fits = |(other, lines): &&mut (f64, Vec<Series>)| {
             lines.len() < N_COLOURS && (height / *other).max(*other / height) <= LIKE
         };
@@ -81,9 +103,15 @@ mod tests {
             label: label.to_owned(),
             points: vec![(0.0, height), (1.0, height / 2.0)],
         };
-        let groups = alike(vec![line("stage-1", 7.0), line("dpo", 0.69), line("stage-2", 4.0)]);
-        let labels: Vec<Vec<&str>> =
-            groups.iter().map(|group| group.iter().map(|line| line.label.as_str()).collect()).collect();
+        let groups = alike(vec![
+            line("stage-1", 7.0),
+            line("dpo", 0.69),
+            line("stage-2", 4.0),
+        ]);
+        let labels: Vec<Vec<&str>> = groups
+            .iter()
+            .map(|group| group.iter().map(|line| line.label.as_str()).collect())
+            .collect();
         assert_eq!(labels, [vec!["stage-1", "stage-2"], vec!["dpo"]]);
     }
 }

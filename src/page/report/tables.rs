@@ -6,10 +6,17 @@ use serde_json::Value;
 
 use super::super::chart;
 use super::super::html::{Block, Cell, Section, Table, Tone};
-use super::value::{all, count, entries, interval, leaves, number, percent, scalar, significant, text_of};
+use super::value::{
+    all, count, entries, interval, leaves, number, percent, scalar, significant, text_of,
+};
 
 /// Kinds of section that have a form of their own.
-const KNOWN: [&str; 4] = ["evaluate", "compare", "evaluate-reward-model", "train-classifier"];
+const KNOWN: [&str; 4] = [
+    "evaluate",
+    "compare",
+    "evaluate-reward-model",
+    "train-classifier",
+];
 /// Rows that the table of a section without a form of its own may have.
 const MAX_LEAVES: usize = 60;
 
@@ -29,14 +36,22 @@ pub fn gates(report: &Value) -> Section {
         ]
     };
     let rows = gates.iter().map(row).collect();
-    section("gates", "Gates", "What must hold at this size.", vec![table(&["gate", "", "value", "must be"], rows)])
+    section(
+        "gates",
+        "Gates",
+        "What must hold at this size.",
+        vec![table(&["gate", "", "value", "must be"], rows)],
+    )
 }
 
 fn bound(gate: &Value) -> String {
     let side = |word: &str, name: &str| {
         number(&gate[name]).map(|bound| format!("{word} {}", significant(Some(bound))))
     };
-    let sides: Vec<String> = [side("below", "below"), side("above", "above")].into_iter().flatten().collect();
+    let sides: Vec<String> = [side("below", "below"), side("above", "above")]
+        .into_iter()
+        .flatten()
+        .collect();
     let margin = match number(&gate["margin"]).filter(|margin| *margin > 0.0) {
         Some(margin) => format!(" by {}", significant(Some(margin))),
         None => String::new(),
@@ -55,27 +70,60 @@ pub fn bits_per_byte(report: &Value) -> Section {
     columns.extend(&sources);
     columns.extend(["mean", "parameters"]);
     let row = |(label, content): &(&str, &Value)| {
-        let of = |source: &&str| Cell::text(significant(number(&content["labels"][source]["bits_per_byte"])));
+        let of = |source: &&str| {
+            Cell::text(significant(number(
+                &content["labels"][source]["bits_per_byte"],
+            )))
+        };
         let mut row = vec![Cell::text(*label)];
         row.extend(sources.iter().map(of));
-        row.push(Cell::text(significant(number(&content["mean"]["bits_per_byte"]))));
+        row.push(Cell::text(significant(number(
+            &content["mean"]["bits_per_byte"],
+        ))));
         row.push(Cell::text(count(number(&content["parameters"]))));
         row
     };
     let rows = stages.iter().map(row).collect();
     let lead = "On held-out text, by source; lower is better.";
-    section("bits-per-byte", "Bits per byte", lead, vec![table(&columns, rows)])
+    section(
+        "bits-per-byte",
+        "Bits per byte",
+        lead,
+        vec![table(&columns, rows)],
+    )
 }
 
 /// Reward model and win-rates.
 pub fn alignment(report: &Value) -> Vec<Section> {
-    let wins = entries(report, "compare").iter().map(|(label, content)| win_row(label, content)).collect();
-    let win_columns =
-        ["comparison", "win-rate", "95% interval", "ties", "prompts", "score difference", "length", "before", "stopped"];
-    let rewards =
-        entries(report, "evaluate-reward-model").iter().map(|(label, content)| reward_row(label, content)).collect();
-    let reward_columns =
-        ["model", "accuracy", "longer is chosen", "pairs", "margin", "length chosen", "length rejected", "length preferred"];
+    let wins = entries(report, "compare")
+        .iter()
+        .map(|(label, content)| win_row(label, content))
+        .collect();
+    let win_columns = [
+        "comparison",
+        "win-rate",
+        "95% interval",
+        "ties",
+        "prompts",
+        "score difference",
+        "length",
+        "before",
+        "stopped",
+    ];
+    let rewards = entries(report, "evaluate-reward-model")
+        .iter()
+        .map(|(label, content)| reward_row(label, content))
+        .collect();
+    let reward_columns = [
+        "model",
+        "accuracy",
+        "longer is chosen",
+        "pairs",
+        "margin",
+        "length chosen",
+        "length rejected",
+        "length preferred",
+    ];
     vec![
         section(
             "win-rates",
@@ -105,10 +153,16 @@ fn win_row(label: &str, content: &Value) -> Vec<Cell> {
         Some((_, high)) if high < 0.5 => Tone::Bad,
         _ => Tone::Plain,
     };
-    let span = ends.map_or("–".to_owned(), |(low, high)| format!("{} to {}", percent(Some(low)), percent(Some(high))));
+    let span = ends.map_or("–".to_owned(), |(low, high)| {
+        format!("{} to {}", percent(Some(low)), percent(Some(high)))
+    });
     vec![
         Cell::text(label),
-        Cell { text: percent(rate), picture, tone },
+        Cell {
+            text: percent(rate),
+            picture,
+            tone,
+        },
         Cell::text(span),
         Cell::text(percent(number(&content["ties"]))),
         Cell::text(significant(number(&content["prompts"]))),
@@ -121,7 +175,9 @@ fn win_row(label: &str, content: &Value) -> Vec<Cell> {
 
 fn reward_row(label: &str, content: &Value) -> Vec<Cell> {
     let error = number(&content["accuracy_standard_error"]);
-    let spread = error.map_or(String::new(), |error| format!(" ± {}", percent(Some(error))));
+    let spread = error.map_or(String::new(), |error| {
+        format!(" ± {}", percent(Some(error)))
+    });
     vec![
         Cell::text(label),
         Cell::text(percent(number(&content["accuracy"])) + &spread),
@@ -130,18 +186,35 @@ fn reward_row(label: &str, content: &Value) -> Vec<Cell> {
         Cell::text(significant(number(&content["mean_margin"]))),
         Cell::text(significant(number(&content["mean_length"]["chosen"]))),
         Cell::text(significant(number(&content["mean_length"]["rejected"]))),
-        Cell::text(significant(number(&content["mean_length"]["preferred_by_model"]))),
+        Cell::text(significant(number(
+            &content["mean_length"]["preferred_by_model"],
+        ))),
     ]
 }
 
 /// Cleaning and classification.
 pub fn data(report: &Value) -> Vec<Section> {
-    let ledgers = entries(report, "ledger").into_iter().map(|(label, content)| matrix(label, content)).collect();
-    let classifiers =
-        entries(report, "train-classifier").into_iter().map(|(label, content)| matrix(label, content)).collect();
+    let ledgers = entries(report, "ledger")
+        .into_iter()
+        .map(|(label, content)| matrix(label, content))
+        .collect();
+    let classifiers = entries(report, "train-classifier")
+        .into_iter()
+        .map(|(label, content)| matrix(label, content))
+        .collect();
     vec![
-        section("cleaning", "Cleaning", "What each rule dropped, by step.", ledgers),
-        section("classifiers", "Classifiers", "On held-out pages.", classifiers),
+        section(
+            "cleaning",
+            "Cleaning",
+            "What each rule dropped, by step.",
+            ledgers,
+        ),
+        section(
+            "classifiers",
+            "Classifiers",
+            "On held-out pages.",
+            classifiers,
+        ),
     ]
 }
 
@@ -150,15 +223,36 @@ pub fn flops(report: &Value) -> Section {
     let stages = report["chain"]["stages"].as_array().unwrap_or(&none);
     let row = |name: &str, stage: &Value| {
         let of = |field: &str| Cell::text(count(number(&stage[field])));
-        vec![Cell::text(name), of("parameters"), of("tokens"), of("flops"), of("extra_flops")]
+        vec![
+            Cell::text(name),
+            of("parameters"),
+            of("tokens"),
+            of("flops"),
+            of("extra_flops"),
+        ]
     };
-    let mut rows: Vec<Vec<Cell>> = stages.iter().map(|stage| row(text_of(&stage["name"]), stage)).collect();
+    let mut rows: Vec<Vec<Cell>> = stages
+        .iter()
+        .map(|stage| row(text_of(&stage["name"]), stage))
+        .collect();
     if rows.len() > 1 {
         rows.push(row("sum", &report["chain"]));
     }
-    let columns = ["stage", "parameters", "tokens", "FLOPs", "teachers and references"];
-    let lead = "Six operations per parameter and token; passes of teachers and references beside it.";
-    section("flops", "Parameters and FLOPs", lead, vec![table(&columns, rows)])
+    let columns = [
+        "stage",
+        "parameters",
+        "tokens",
+        "FLOPs",
+        "teachers and references",
+    ];
+    let lead =
+        "Six operations per parameter and token; passes of teachers and references beside it.";
+    section(
+        "flops",
+        "Parameters and FLOPs",
+        lead,
+        vec![table(&columns, rows)],
+    )
 }
 
 /// Repetitions under several seeds.
@@ -174,7 +268,12 @@ pub fn evidence(report: &Value) -> Vec<Section> {
     };
     let columns = ["", "measure", "mean", "95% interval", "seeds"];
     vec![
-        section("arms", "Arms", "Means over seeds.", vec![table(&columns, estimates("groups"))]),
+        section(
+            "arms",
+            "Arms",
+            "Means over seeds.",
+            vec![table(&columns, estimates("groups"))],
+        ),
         section(
             "comparisons",
             "Comparisons",
@@ -186,7 +285,9 @@ pub fn evidence(report: &Value) -> Vec<Section> {
 
 fn estimate_row(group: &str, measure: &str, estimate: &Value) -> Vec<Cell> {
     let ends = interval(&estimate["interval"]);
-    let span = ends.map_or("–".to_owned(), |(low, high)| format!("{} to {}", significant(Some(low)), significant(Some(high))));
+    let span = ends.map_or("–".to_owned(), |(low, high)| {
+        format!("{} to {}", significant(Some(low)), significant(Some(high)))
+    });
     let is_clear = ends.is_some_and(|(low, high)| low > 0.0 || high < 0.0);
     vec![
         Cell::text(group),
@@ -200,11 +301,20 @@ fn estimate_row(group: &str, measure: &str, estimate: &Value) -> Vec<Cell> {
 pub fn choices(report: &Value) -> Section {
     let row = |(label, content): &(&str, &Value)| {
         let winner = scalar(&content["winner"]).unwrap_or_default();
-        vec![Cell::text(*label), Cell::text(winner), Cell::text(text_of(&content["reason"]))]
+        vec![
+            Cell::text(*label),
+            Cell::text(winner),
+            Cell::text(text_of(&content["reason"])),
+        ]
     };
     let rows = entries(report, "choice").iter().map(row).collect();
     let lead = "Made in the graph, from the reports of the candidates.";
-    section("choices", "Choices", lead, vec![table(&["choice", "winner", "reason"], rows)])
+    section(
+        "choices",
+        "Choices",
+        lead,
+        vec![table(&["choice", "winner", "reason"], rows)],
+    )
 }
 
 /// Sections that have no form of their own.
@@ -227,7 +337,10 @@ fn matrix(label: &str, content: &Value) -> Block {
         _ => Block::Table(Table {
             caption,
             columns: vec!["what".to_owned(), "value".to_owned()],
-            rows: rows.into_iter().map(|(path, text)| vec![Cell::text(path), Cell::text(text)]).collect(),
+            rows: rows
+                .into_iter()
+                .map(|(path, text)| vec![Cell::text(path), Cell::text(text)])
+                .collect(),
         }),
     }
 }
@@ -268,18 +381,29 @@ fn rectangle(leaves: &[(String, String)]) -> Option<Block> {
     };
     let mut columns = vec![String::new()];
     columns.extend(fields.iter().map(|field| (*field).clone()));
-    let alone = cells.iter().filter(|cell| cell.0.is_empty()).map(|cell| vec![Cell::text(&cell.1), Cell::text(cell.2)]);
+    let alone = cells
+        .iter()
+        .filter(|cell| cell.0.is_empty())
+        .map(|cell| vec![Cell::text(&cell.1), Cell::text(cell.2)]);
     let inside = rows.iter().map(|row| {
         let mut cells = vec![Cell::text(*row)];
         cells.extend(fields.iter().map(|field| cell(row, field)));
         cells
     });
-    Some(Block::Table(Table { caption: String::new(), columns, rows: inside.chain(alone).collect() }))
+    Some(Block::Table(Table {
+        caption: String::new(),
+        columns,
+        rows: inside.chain(alone).collect(),
+    }))
 }
 
 /// A table, or nothing to show where it has no rows.
 fn table(columns: &[&str], rows: Vec<Vec<Cell>>) -> Block {
-    Block::Table(Table { caption: String::new(), columns: columns.iter().map(|name| (*name).to_owned()).collect(), rows })
+    Block::Table(Table {
+        caption: String::new(),
+        columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+        rows,
+    })
 }
 
 fn section(id: &str, title: &str, lead: &str, blocks: Vec<Block>) -> Section {
@@ -288,6 +412,9 @@ fn section(id: &str, title: &str, lead: &str, blocks: Vec<Block>) -> Section {
         id: id.to_owned(),
         title: title.to_owned(),
         lead: lead.to_owned(),
-        blocks: blocks.into_iter().filter(|block| !is_empty(block)).collect(),
+        blocks: blocks
+            .into_iter()
+            .filter(|block| !is_empty(block))
+            .collect(),
     }
 }

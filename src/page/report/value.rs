@@ -96,13 +96,23 @@ fn collect(value: &Value, path: String, limit: usize, out: &mut Vec<(String, Str
         out.push((path, text));
         return;
     }
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path} / {name}") };
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path} / {name}")
+        }
+    };
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, field)| collect(field, below(name), limit, out));
+            fields
+                .iter()
+                .for_each(|(name, field)| collect(field, below(name), limit, out));
         }
         Value::Array(items) => {
-            (0..).zip(items).for_each(|(at, item): (usize, _)| collect(item, below(&at.to_string()), limit, out));
+            (0..).zip(items).for_each(|(at, item): (usize, _)| {
+                collect(item, below(&at.to_string()), limit, out)
+            });
         }
         _ => {}
     }
@@ -145,7 +155,10 @@ mod tests {
     #[test]
     fn leaves_have_their_path() {
         let value = json!({ "a": { "b": 1 }, "c": ["x", { "d": true }] });
-        let shown: Vec<String> = leaves(&value, 9).iter().map(|(path, text)| format!("{path}={text}")).collect();
+        let shown: Vec<String> = leaves(&value, 9)
+            .iter()
+            .map(|(path, text)| format!("{path}={text}"))
+            .collect();
         assert_eq!(shown, ["a / b=1", "c / 0=x", "c / 1 / d=true"]);
         assert_eq!(leaves(&value, 2).len(), 2);
     }
