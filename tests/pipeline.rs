@@ -9,9 +9,8 @@ fn root() -> &'static Path {
 }
 
 fn pipeline(profiles: &[String]) -> Kananafile {
-    let read = |path: &str| {
-        std::fs::read_to_string(root().join(path)).map_err(|error| error.to_string())
-    };
+    let read =
+        |path: &str| std::fs::read_to_string(root().join(path)).map_err(|error| error.to_string());
     let options = Options {
         file: "Kananafile",
         profiles,
