@@ -79,13 +79,25 @@ impl Project {
 
     fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
         let pattern = &self.graph.source(id).pattern;
-        let reads = |task: &&Task| task.bindings().any(|binding| binding.from == Origin::Source(id));
-        let place = self.graph.tasks().map(|(_, task)| task).find(reads).map(|task| &task.place);
+        let reads = |task: &&Task| {
+            task.bindings()
+                .any(|binding| binding.from == Origin::Source(id))
+        };
+        let place = self
+            .graph
+            .tasks()
+            .map(|(_, task)| task)
+            .find(reads)
+            .map(|task| &task.place);
         let file = place.map_or("", |place| place.file.as_str());
         let text = self.workspace.read(file).unwrap_or_default();
         let task = place.map_or(0..0, |place| place.span.clone());
-        let written = text.get(task.start..).and_then(|rest| rest.find(pattern.as_str()));
-        let span = written.map_or(task.clone(), |at| task.start + at..task.start + at + pattern.len());
+        let written = text
+            .get(task.start..)
+            .and_then(|rest| rest.find(pattern.as_str()));
+        let span = written.map_or(task.clone(), |at| {
+            task.start + at..task.start + at + pattern.len()
+        });
         let help = "put it there, correct the path, or check with `--sources optional`";
         Problem::at(file, &text, span, format!("source {cause}"), help)
     }

@@ -57,7 +57,14 @@ fn labels(root: &Path, n: usize) -> RequestInput {
 fn pool(root: &Path) -> PathBuf {
     let path = root.join("pool");
     let documents: Vec<Document> = (0..100)
-        .map(|n| Document::new(format!("{} seen {n}", text(n % 2 == 0, n))))
+        .map(|n| {
+            // Numbers are all the same in a simplified text: the documents differ by a word.
+            let word: String = [n / 10, n % 10]
+                .map(|digit| (b'a' + digit as u8) as char)
+                .iter()
+                .collect();
+            Document::new(format!("{} seen {word}", text(n % 2 == 0, n)))
+        })
         .collect();
     write_all(&path, &documents).unwrap();
     path
@@ -87,7 +94,7 @@ fn rounds_report_and_the_best_share_stays() {
     let first = train(&kinds, &labels, None);
     let mine = || {
         Job::new(&kinds, "mine", json!({"top": 0.3}))
-            .input("pool", shards(&[pool.clone()]))
+            .input("pool", shards(std::slice::from_ref(&pool)))
             .input("classifier", first.output("classifier"))
             .input("labels", labels.clone())
             .run()
@@ -117,10 +124,10 @@ fn rounds_report_and_the_best_share_stays() {
 
     let classify = |params: Value, sample: bool| {
         let mut job = Job::new(&kinds, "classify", params)
-            .input("documents", shards(&[pool.clone()]))
+            .input("documents", shards(std::slice::from_ref(&pool)))
             .input("classifier", second.output("classifier"));
         if sample {
-            job = job.input("sample", shards(&[pool.clone()]));
+            job = job.input("sample", shards(std::slice::from_ref(&pool)));
         }
         job.run().unwrap()
     };

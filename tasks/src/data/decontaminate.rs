@@ -241,7 +241,7 @@ mod tests {
         let run = |kind: &str, port: &str, path| {
             Job::new(&kinds, kind, json!({}))
                 .input(port, shards(&[path]))
-                .input("evaluation", shards(&[evaluation.clone()]))
+                .input("evaluation", shards(std::slice::from_ref(&evaluation)))
                 .run()
                 .unwrap()
         };

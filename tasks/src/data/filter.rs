@@ -186,7 +186,7 @@ mod tests {
         write_all(&path, &documents).unwrap();
         let digest = |threads| {
             let job = Job::new(&kinds, "filter", json!({ "language": "ko" }));
-            let job = job.input("documents", shards(&[path.clone()]));
+            let job = job.input("documents", shards(std::slice::from_ref(&path)));
             job.threads(threads).run().unwrap().digest("documents")
         };
         assert_eq!(digest(1), digest(3));

@@ -245,7 +245,7 @@ impl<'a> Walk<'a> {
                 self.items = self.items.saturating_sub(1);
                 self.mark.clear();
             }
-            "td" | "th" => self.close_cell(),
+            "td" | "th" => self.flush(Kind::Text),
             "tr" => {
                 self.flush(Kind::Text);
                 self.close_row();
@@ -272,10 +272,6 @@ impl<'a> Walk<'a> {
             }
             _ => "- ".to_owned(),
         }
-    }
-
-    fn close_cell(&mut self) {
-        self.flush(Kind::Text);
     }
 
     /// A row of one cell is a paragraph: tables are used for layout, too.

@@ -27,7 +27,7 @@ pub fn signature(text: &str) -> Option<Signature> {
     let mut smallest = [u64::MAX; HASHES];
     for shingle in shingles {
         for (value, (a, b)) in smallest.iter_mut().zip(PARAMETERS.iter()) {
-            *value = (*value).min(shingle.wrapping_mul(*a).wrapping_add(*b) % PRIME);
+            *value = (*value).min(modulo(shingle.wrapping_mul(*a).wrapping_add(*b)));
         }
     }
     let mut signature = [[0; HASHES_PER_BUCKET]; BUCKETS];
@@ -35,6 +35,16 @@ pub fn signature(text: &str) -> Option<Signature> {
         bucket.copy_from_slice(values);
     }
     Some(signature)
+}
+
+/// `x mod (2^61 - 1)`: a Mersenne prime needs no division.
+fn modulo(x: u64) -> u64 {
+    let folded = (x & PRIME) + (x >> 61);
+    if folded >= PRIME {
+        folded - PRIME
+    } else {
+        folded
+    }
 }
 
 fn shingles(simplified: &str) -> Vec<u64> {
@@ -124,6 +134,15 @@ mod tests {
         let mut generator = MersenneTwister::new(5489);
         let last = (0..10_000).map(|_| generator.next_u32()).last();
         assert_eq!(last, Some(4_123_659_995));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_modulus_is_the_modulus(x: u64) {
+            for x in [x, x | PRIME, u64::MAX, PRIME, PRIME - 1, 0] {
+                proptest::prop_assert_eq!(modulo(x), x % PRIME);
+            }
+        }
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn is_luhn(found: &str) -> bool {
             _ => digit * 2,
         })
         .sum();
-    digits.iter().any(|digit| *digit != 0) && sum % 10 == 0
+    digits.iter().any(|digit| *digit != 0) && sum.is_multiple_of(10)
 }
 
 fn is_business_number(found: &str) -> bool {

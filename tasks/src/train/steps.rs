@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn micro_batches_hold_every_item_once_in_order() {
         assert_eq!(micro_batches(&[3, 3, 3, 9, 1], 6), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(micro_batches(&[], 6), []);
-        assert_eq!(micro_batches(&[1, 1], 100), [0..2]);
+        assert!(micro_batches(&[], 6).is_empty());
+        assert_eq!(micro_batches(&[1, 1], 100), vec![0..2; 1]);
     }
 }
