@@ -219,7 +219,8 @@ pub struct ExportArgs {
     /// TASK or TASK.port
     pub artifact: String,
     /// Directory to make; must not exist, or be empty
-    pub directory: PathBuf,
+    #[arg(value_name = "DIR")]
+    pub target: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -273,7 +274,8 @@ pub struct GcArgs {
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// Directory to start in [default: here]
-    pub directory: Option<PathBuf>,
+    #[arg(value_name = "DIR")]
+    pub target: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

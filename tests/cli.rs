@@ -18,7 +18,32 @@ fn readme_shows_what_really_happens() {
     std::fs::write(at("readme.toml"), "fs.sandbox = true\n").expect("the settings are written");
     std::fs::create_dir(at("readme.in")).expect("the sandbox is made");
     std::fs::write(at("readme.in/.keep"), "").expect("the sandbox is made");
-    trycmd::TestCases::new()
-        .env("NO_COLOR", "1")
-        .case(at("readme.md"));
+    let cases = trycmd::TestCases::new();
+    cases.env("NO_COLOR", "1").case(at("readme.md"));
+    cases.run();
+    if std::env::var("TRYCMD").is_ok_and(|word| word == "overwrite") {
+        std::fs::copy(at("readme.md"), common::root().join("README.md"))
+            .expect("README.md is written");
+    }
+}
+
+#[test]
+fn a_folder_without_a_kananafile_says_what_to_do() {
+    let empty = common::Project::with(&[]);
+    empty
+        .run(&["check"])
+        .exits(3)
+        .says("no Kananafile here")
+        .says("kbuild init");
+    empty
+        .run(&["plan", "-f", "missing.toml"])
+        .exits(2)
+        .says("missing.toml");
+    empty.ok(&[]).says("Usage");
+    empty.ok(&["init"]).says("wrote Kananafile");
+    empty
+        .run(&["init"])
+        .exits(2)
+        .says("there is a Kananafile already");
+    empty.ok(&["check"]);
 }

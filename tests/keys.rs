@@ -10,7 +10,7 @@ const KANANAFILE: &str = r#"
 kananafile = 1
 
 [vars]
-threshold = 30
+threshold = 2.5
 
 [task.sorted]
 kind = "command"
@@ -21,7 +21,7 @@ params = { argv = ["sort", "-o", "{outputs.result}", "{inputs.lines}"] }
 [task.clean]
 kind = "filter"
 inputs.documents = "*.jsonl"
-params = { language = "ko", thresholds = { gopher_short_doc = "${threshold}", gopher_below_alpha_threshold = 0.5 } }
+params = { language = "ko", thresholds = { korean_below_avg_threshold = "${threshold}" }", gopher_below_alpha_threshold = 0.5 } }
 
 [task.tokenizer]
 kind = "train-tokenizer"

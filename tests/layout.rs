@@ -63,7 +63,11 @@ fn lines_with(
     allowed: impl Fn(&str) -> bool,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    for (name, text) in files.iter().filter(|(name, _)| !allowed(name)) {
+    let is_test = |name: &str| name.contains("/tests") || name.contains("testing");
+    let counted = files
+        .iter()
+        .filter(|(name, _)| !allowed(name) && !is_test(name));
+    for (name, text) in counted {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
             let line = line.trim();
@@ -96,14 +100,11 @@ fn the_engine_depends_on_nothing_of_ours_and_on_no_ml_crate() {
         .unwrap()
         .iter()
         .map(|package| {
-            let none = Vec::new();
-            let dependencies = package
-                .get("dependencies")
-                .and_then(toml::Value::as_array)
-                .unwrap_or(&none);
+            let dependencies = package.get("dependencies").and_then(toml::Value::as_array);
             // A dependency is `name`, or `name version` where there are several.
             let names = dependencies
-                .iter()
+                .into_iter()
+                .flatten()
                 .filter_map(|entry| entry.as_str()?.split(' ').next())
                 .collect();
             (package["name"].as_str().unwrap(), names)

@@ -19,7 +19,7 @@ pub fn run(project_args: &ProjectArgs, args: &ExportArgs) -> Result<Exit, Stop> 
     let project = open(project_args, &kinds)?;
     let (task, port) = find(project.graph(), &args.artifact)?;
     let receipt = receipt(&project, task)?;
-    refuse_occupied(&args.directory)?;
+    refuse_occupied(&args.target)?;
     let outputs = &project.graph().task(task).outputs;
     let chosen: Vec<&OutputPort> = outputs
         .iter()
@@ -34,9 +34,9 @@ pub fn run(project_args: &ProjectArgs, args: &ExportArgs) -> Result<Exit, Stop> 
         };
         // A tree that comes alone is the directory; everything else goes into it.
         let target = match content {
-            Content::File(_) => args.directory.join(export.file_name()),
-            _ if chosen.len() == 1 => args.directory.clone(),
-            _ => args.directory.join(export.file_name()),
+            Content::File(_) => args.target.join(export.file_name()),
+            _ if chosen.len() == 1 => args.target.clone(),
+            _ => args.target.join(export.file_name()),
         };
         project
             .store

@@ -23,9 +23,9 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 pub fn run(args: &InitArgs) -> Result<Exit, Stop> {
-    let directory = args.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+    let directory = args.target.clone().unwrap_or_default();
     if directory.join("Kananafile").exists() {
-        let message = format!("`{}` has a Kananafile already", directory.display());
+        let message = "there is a Kananafile already";
         return Err(Stop::words(message, "`kbuild check` looks at it"));
     }
     for (name, content) in FILES {

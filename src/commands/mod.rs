@@ -244,20 +244,23 @@ fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
             None => graph.tasks().map(|(id, _)| id).collect(),
         });
     }
-    graph.select(words).map_err(|unknown| {
-        let verbs = verbs();
-        let near = unknown
-            .suggestion
-            .or_else(|| suggest(&unknown.word, verbs.iter().map(String::as_str)));
-        let help = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => goals_line(graph),
-        };
-        Stop::words(
-            format!("no goal or task is called `{}`", unknown.word),
-            help,
+    graph
+        .select(words)
+        .map_err(|unknown| not_found(graph, &unknown.word, unknown.suggestion))
+}
+
+fn not_found(graph: &Graph, word: &str, suggestion: Option<String>) -> Stop {
+    let verbs = verbs();
+    let near = || suggestion.or_else(|| suggest(word, verbs.iter().map(String::as_str)));
+    let help = if verbs.iter().any(|verb| verb == word) {
+        format!("a verb stands before goals: `kbuild {word} …`")
+    } else {
+        near().map_or_else(
+            || goals_line(graph),
+            |near| format!("did you mean `{near}`?"),
         )
-    })
+    };
+    Stop::words(format!("no goal or task is called `{word}`"), help)
 }
 
 /// The one task that a word names.

@@ -105,7 +105,7 @@ mod tests {
             &[(0, 1)],
         );
         assert!(drawn.contains("a&lt;b") && !drawn.contains("a<b"));
-        assert!(drawn.contains("한국어-문서-정리-단계…"), "{drawn}");
+        assert!(drawn.contains("한국어-문서-정리-단계-…"), "{drawn}");
         assert_eq!(drawn.matches("class=\"edge\"").count(), 1);
         assert_eq!(drawn.matches("class=\"node model\"").count(), 2);
     }

@@ -68,7 +68,7 @@ pub fn headline(report: &Value) -> Vec<Item> {
     if let Some((label, content)) = entries(report, "evaluate").last() {
         let mean = number(&content["mean"]["bits_per_byte"]);
         push(
-            format!("bits per byte, {label}"),
+            format!("bits per byte, {}", value::short(label)),
             significant(mean),
             Tone::Plain,
         );
@@ -80,14 +80,14 @@ pub fn headline(report: &Value) -> Vec<Item> {
     }
     for (label, content) in entries(report, "compare") {
         push(
-            format!("win-rate, {label}"),
+            format!("win-rate, {}", value::short(label)),
             percent(number(&content["win_rate"])),
             Tone::Plain,
         );
     }
     for (label, content) in entries(report, "evaluate-reward-model") {
         push(
-            format!("accuracy, {label}"),
+            format!("accuracy, {}", value::short(label)),
             percent(number(&content["accuracy"])),
             Tone::Plain,
         );

@@ -7,16 +7,11 @@ use serde_json::Value;
 use super::super::chart;
 use super::super::html::{Block, Cell, Section, Table, Tone};
 use super::value::{
-    all, count, entries, interval, leaves, number, percent, scalar, significant, text_of,
+    all, count, entries, interval, leaves, number, percent, scalar, short, significant, text_of,
 };
 
 /// Kinds of section that have a form of their own.
-const KNOWN: [&str; 4] = [
-    "evaluate",
-    "compare",
-    "evaluate-reward-model",
-    "train-classifier",
-];
+const KNOWN: [&str; 3] = ["evaluate", "compare", "evaluate-reward-model"];
 /// Rows that the table of a section without a form of its own may have.
 const MAX_LEAVES: usize = 60;
 
@@ -75,7 +70,7 @@ pub fn bits_per_byte(report: &Value) -> Section {
                 &content["labels"][source]["bits_per_byte"],
             )))
         };
-        let mut row = vec![Cell::text(*label)];
+        let mut row = vec![Cell::text(short(label))];
         row.extend(sources.iter().map(of));
         row.push(Cell::text(significant(number(
             &content["mean"]["bits_per_byte"],
@@ -194,28 +189,145 @@ fn reward_row(label: &str, content: &Value) -> Vec<Cell> {
 
 /// Cleaning and classification.
 pub fn data(report: &Value) -> Vec<Section> {
-    let ledgers = entries(report, "ledger")
+    let classifiers: Vec<(&str, &Value)> = entries(report, "report")
         .into_iter()
-        .map(|(label, content)| matrix(label, content))
-        .collect();
-    let classifiers = entries(report, "train-classifier")
-        .into_iter()
-        .map(|(label, content)| matrix(label, content))
+        .filter(|(_, content)| is_classifier(content))
         .collect();
     vec![
         section(
             "cleaning",
             "Cleaning",
-            "What each rule dropped, by step.",
-            ledgers,
+            "Documents that came into each step, that stayed, and that each rule dropped.",
+            ledgers(report),
         ),
         section(
             "classifiers",
             "Classifiers",
-            "On held-out pages.",
-            classifiers,
+            "On held-out pages, round by round; the threshold is a percentile. The baseline knows the length alone.",
+            vec![rounds(&classifiers), sources(&classifiers)],
         ),
     ]
+}
+
+/// One table a step; a step that was done for several corpora has a column for each.
+fn ledgers(report: &Value) -> Vec<Block> {
+    let mut steps: Vec<(&str, Vec<(&str, &Value)>)> = Vec::new();
+    for (label, content) in entries(report, "ledger") {
+        let step = label.split('@').next().unwrap_or(label);
+        match steps.iter_mut().find(|(known, _)| *known == step) {
+            Some((_, corpora)) => corpora.push((label, content)),
+            None => steps.push((step, vec![(label, content)])),
+        }
+    }
+    let is_ledger =
+        |corpora: &[(&str, &Value)]| corpora.iter().all(|(_, content)| content["in"].is_object());
+    steps
+        .into_iter()
+        .map(|(step, corpora)| match is_ledger(&corpora) {
+            true => ledger(step, &corpora),
+            false => matrix(step, corpora[0].1),
+        })
+        .collect()
+}
+
+fn ledger(step: &str, corpora: &[(&str, &Value)]) -> Block {
+    let rules: BTreeSet<&String> = corpora
+        .iter()
+        .filter_map(|(_, content)| content["dropped"].as_object())
+        .flat_map(serde_json::Map::keys)
+        .collect();
+    let row = |name: &str, of: &dyn Fn(&Value) -> Option<f64>| {
+        let cells = corpora
+            .iter()
+            .map(|(_, content)| Cell::text(significant(of(content))));
+        std::iter::once(Cell::text(name))
+            .chain(cells)
+            .collect::<Vec<_>>()
+    };
+    let mut rows = vec![
+        row("in", &|content| number(&content["in"]["documents"])),
+        row("kept", &|content| number(&content["kept"]["documents"])),
+    ];
+    rows.extend(rules.into_iter().map(|rule| {
+        row(rule, &|content| {
+            Some(number(&content["dropped"][rule]["documents"]).unwrap_or(0.0))
+        })
+    }));
+    let columns =
+        std::iter::once(String::new()).chain(corpora.iter().map(|(label, _)| match short(label) {
+            label if label == step => "documents".to_owned(),
+            label => label.to_owned(),
+        }));
+    Block::Table(Table {
+        caption: step.to_owned(),
+        columns: columns.collect(),
+        rows,
+    })
+}
+
+fn is_classifier(content: &Value) -> bool {
+    content["rounds"][0]["held_out"]["f1"].is_number()
+}
+
+fn rounds(classifiers: &[(&str, &Value)]) -> Block {
+    let mut rows = Vec::new();
+    for (label, content) in classifiers {
+        for (at, round) in content["rounds"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            let of = |name: &str| Cell::text(significant(number(&round["held_out"][name])));
+            let baseline = &round["length_baseline"]["held_out"]["f1"];
+            rows.push(vec![
+                Cell::text(format!("{label}, round {}", at + 1)),
+                of("f1"),
+                of("precision"),
+                of("recall"),
+                Cell::text(significant(number(baseline))),
+                Cell::text(significant(number(&round["ranking"]))),
+                of("pages"),
+                of("positives"),
+                Cell::text(significant(number(&round["mined_positives"]))),
+            ]);
+        }
+    }
+    let columns = [
+        "classifier",
+        "F1",
+        "precision",
+        "recall",
+        "F1 of length",
+        "ranking",
+        "pages",
+        "positives",
+        "mined",
+    ];
+    table(&columns, rows)
+}
+
+/// F1 of the last round, by source.
+fn sources(classifiers: &[(&str, &Value)]) -> Block {
+    let last = |content: &'_ Value| {
+        content["rounds"]
+            .as_array()
+            .and_then(|rounds| rounds.last().cloned())
+    };
+    let mut rows = Vec::new();
+    for (label, content) in classifiers {
+        let round = last(content).unwrap_or_default();
+        for (source, metrics) in round["per_source"].as_object().into_iter().flatten() {
+            let of = |name: &str| Cell::text(significant(number(&metrics[name])));
+            rows.push(vec![
+                Cell::text(format!("{label}, {source}")),
+                of("f1"),
+                of("pages"),
+                of("positives"),
+            ]);
+        }
+    }
+    table(&["last round, by source", "F1", "pages", "positives"], rows)
 }
 
 pub fn flops(report: &Value) -> Section {
@@ -321,7 +433,8 @@ pub fn choices(report: &Value) -> Section {
 pub fn rest(report: &Value) -> Section {
     let mut blocks = Vec::new();
     for (label, sort, content) in all(report) {
-        if sort == "report" && !KNOWN.contains(&text_of(&content["kind"])) {
+        let is_shown = KNOWN.contains(&text_of(&content["kind"])) || is_classifier(content);
+        if sort == "report" && !is_shown {
             blocks.push(matrix(label, content));
         }
     }

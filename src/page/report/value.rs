@@ -30,6 +30,11 @@ pub fn all(report: &Value) -> Vec<(&str, &str, &Value)> {
         .collect()
 }
 
+/// The variant alone, of a label such as `bpb@of=stage2`.
+pub fn short(label: &str) -> &str {
+    label.rsplit('=').next().unwrap_or(label)
+}
+
 pub fn number(value: &Value) -> Option<f64> {
     value.as_f64()
 }

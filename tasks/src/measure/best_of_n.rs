@@ -25,6 +25,7 @@ pub struct Params {
     pub n: Vec<usize>,
     /// Resamples of the bootstrap interval over prompts.
     pub resamples: usize,
+    /// Decides the resamples.
     pub seed: u64,
 }
 

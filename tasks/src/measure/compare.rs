@@ -22,6 +22,7 @@ pub struct Compare;
 pub struct Params {
     /// Resamples of the bootstrap interval over prompts.
     pub resamples: usize,
+    /// Decides the resamples.
     pub seed: u64,
 }
 
