@@ -1,6 +1,6 @@
 //! `kbuild init [DIR]`: the smallest project that builds, which is the example `minimal`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Exit, Stop};
 use crate::args::InitArgs;
