@@ -119,10 +119,16 @@ def rejections(task):
         yield "truncated", answer[: len(answer) // 3].rstrip()
 
 
+# How often each kind of error is taken, where a task has it. Short and long errors balance: a preference for short (or
+# long) answers must not be the easiest thing to learn.
+OFTEN = {"wrong": 8, "wrong-language": 3, "no-content": 3, "truncated": 4, "repetition": 2, "rambling": 1}
+
+
 def preference(task, salt, flip=False):
     options = list(rejections(task))
     kinds = sorted({kind for kind, _ in options})
-    kind = kinds[number("kind", salt, task.prompt) % len(kinds)]
+    urn = [kind for kind in kinds for _ in range(OFTEN[kind])]
+    kind = urn[number("kind", salt, task.prompt) % len(urn)]
     candidates = [text for name, text in options if name == kind]
     rejected = candidates[number("rejected", salt, task.prompt) % len(candidates)]
     chosen, rejected = (rejected, task.answer) if flip else (task.answer, rejected)
@@ -130,9 +136,8 @@ def preference(task, salt, flip=False):
 
 
 def public(task):
-    """Stands in for public preference data: other error mix (wrong answers are rare), one pair in six the wrong way round."""
-    record = preference(task, "public", flip=number("flip", task.prompt) % PUBLIC_FLIPPED == 0)
-    return record
+    """Stands in for public preference data: one pair in six is the wrong way round."""
+    return preference(task, "public", flip=number("flip", task.prompt) % PUBLIC_FLIPPED == 0)
 
 
 def balanced(tasks_of_set, n, salt):

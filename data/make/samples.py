@@ -34,7 +34,7 @@ def raw(texts, *names):
 
 
 def labels(work, pages, language):
-    """Every rated page with its score; the text is what the pipeline's extraction gives for it."""
+    """Every rated page that has text, with its score; the text is what the pipeline's extraction gives for it."""
     texts = dict(pages)
     wanted = {rating["page"]: rating for rating in read(DATA / "ratings" / language / "ratings.jsonl")}
     for name, text in corpus.gnome_pages(work, language).items():
@@ -42,11 +42,11 @@ def labels(work, pages, language):
     records = [
         {"id": page, "source": rating["source"], "score": rating["score"], "split": rating["split"], "text": texts[page]}
         for page, rating in sorted(wanted.items())
-        if page in texts
+        if texts.get(page)
     ]
     missing = len(wanted) - len(records)
     size = write(DATA / "labels" / f"{language}.jsonl.zst", records)
-    print(f"labels/{language}: {len(records)} pages ({missing} rated pages missing), {size} bytes")
+    print(f"labels/{language}: {len(records)} pages ({missing} rated pages without text), {size} bytes")
 
 
 def sample(records, budget, salt):

@@ -77,11 +77,8 @@ impl Job {
     /// `45%  12.3k tokens/s  loss 3.214  40s left`
     fn line(&self, now: Instant) -> String {
         let mut words = Vec::new();
-        if self.total > 0 {
-            words.push(format!(
-                "{:>3}%",
-                100 * self.done.min(self.total) / self.total
-            ));
+        if let Some(percent) = (100 * self.done.min(self.total)).checked_div(self.total) {
+            words.push(format!("{percent:>3}%"));
         }
         if let Some((done, missing)) = self.parts {
             words.push(format!("part {done} of {missing}"));

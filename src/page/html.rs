@@ -125,7 +125,6 @@ mod tests {
             title: "Rules & counts".into(),
             lead: "한국어".into(),
             blocks: vec![Block::Table(table)],
-            ..Section::default()
         };
         let page = Page {
             title: "a<b".into(),
