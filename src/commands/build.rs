@@ -51,13 +51,18 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         if !args.json {
             let counts = console::plan::Counts::of(&prepared.plan);
             console::talk(&console::plan::count_line(&counts));
-            console::prompt(&summary::results(&results(&project, &prepared, args)));
+            console::prompt(&summary::results(&results(
+                &project,
+                &prepared,
+                project_args,
+                args,
+            )));
         }
         return Ok(Exit::Done);
     }
     announce_protected(&prepared, args)?;
     let outcome = build(&project, &goals, options(args), args.json)?;
-    finish(&project, &goals, args, &outcome)
+    finish(&project, &goals, project_args, args, &outcome)
 }
 
 fn help() -> Result<Exit, Stop> {
@@ -167,6 +172,7 @@ fn with(view: &Shown, act: impl FnOnce(&mut Box<dyn View>)) {
 fn finish(
     project: &Project,
     goals: &[TaskId],
+    project_args: &ProjectArgs,
     args: &BuildArgs,
     outcome: &Outcome,
 ) -> Result<Exit, Stop> {
@@ -178,7 +184,12 @@ fn finish(
         let prepared = project.prepare(goals);
         page::draw_latest(project, &prepared)?;
         if !args.json {
-            console::prompt(&summary::results(&results(project, &prepared, args)));
+            console::prompt(&summary::results(&results(
+                project,
+                &prepared,
+                project_args,
+                args,
+            )));
         }
         return Ok(Exit::Done);
     }
@@ -192,7 +203,12 @@ fn finish(
 }
 
 /// Where the model and the report are, and what they say.
-fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results {
+fn results(
+    project: &Project,
+    prepared: &Prepared,
+    project_args: &ProjectArgs,
+    args: &BuildArgs,
+) -> Results {
     let mut results = Results::default();
     if let Some(model) = chat::model_of(&prepared.graph, &prepared.goals) {
         let directory = project
@@ -201,7 +217,8 @@ fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results 
             .join(&model.port);
         if directory.join("chat_template.jinja").exists() {
             let word = args.goals.first().map_or(DEFAULT_GOAL, String::as_str);
-            results.chat = Some(word.to_owned());
+            let same = same_reading(project_args);
+            results.chat = Some(format!("{} chat {word}{same}", program()));
         }
         results.model = directory
             .exists()
@@ -213,4 +230,21 @@ fn results(project: &Project, prepared: &Prepared, args: &BuildArgs) -> Results 
         results.page = path.exists().then(|| console::text::from_here(&path));
     }
     results
+}
+
+/// The options with which another command reads the Kananafile in the same way.
+fn same_reading(args: &ProjectArgs) -> String {
+    let profiles = args.profile.iter().map(|name| format!(" --profile {name}"));
+    let vars = args
+        .set
+        .iter()
+        .map(|(name, value)| format!(" --set {name}={value}"));
+    profiles.chain(vars).collect()
+}
+
+/// The program as it was called: `target/release/kbuild` under `cargo run`.
+fn program() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "kbuild".to_owned())
 }

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::{BOLD, DIM, GREEN, RED, YELLOW, styled, text};
 
+/// How many of the tasks that come first are named.
+const NAMED: usize = 4;
+
 /// How many tasks of a plan have each status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -191,11 +194,13 @@ fn detail(graph: &Graph, status: &Status) -> String {
             parts.unwrap_or_default() + &reasons.join("; ")
         }
         Status::Unknown(before) => {
-            let names: Vec<&str> = before
-                .iter()
-                .map(|id| graph.task(*id).name.as_str())
-                .collect();
-            format!("after {}", names.join(", "))
+            let name = |id: &TaskId| graph.task(*id).name.as_str();
+            let first: Vec<&str> = before.iter().take(NAMED).map(name).collect();
+            let more = match before.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("after {}{more}", first.join(", "))
         }
         Status::Blocked(blockers) => blockers.iter().map(blocker).collect::<Vec<_>>().join("; "),
     }

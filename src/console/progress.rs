@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// A log gets a line of progress for a task no more often than this.
 const QUIET: Duration = Duration::from_secs(15);
 /// Columns for the name of a task.
-const NAME: usize = 28;
+const NAME: usize = 22;
 
 /// Every running task, and the numbers of the whole.
 #[derive(Debug, Default)]
@@ -421,7 +421,7 @@ impl Live {
         for (task, job) in &self.tracker.running {
             let bar = self.tasks.entry(task.clone()).or_insert_with(|| {
                 let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
-                bar.set_style(style("  {prefix} {bar:18.cyan/dim} {wide_msg}"));
+                bar.set_style(style("  {prefix} {bar:10.cyan/dim} {wide_msg}"));
                 bar.set_prefix(text::pad(&text::fit(task, Some(NAME)), NAME));
                 bar
             });

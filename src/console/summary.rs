@@ -13,7 +13,7 @@ use crate::page::html::{Item, Tone};
 pub struct Results {
     /// Directory of the model, if the goals made one.
     pub model: Option<PathBuf>,
-    /// What `kbuild chat` is given to talk to it; none for a model without a chat template.
+    /// The command that talks to it; none for a model without a chat template.
     pub chat: Option<String>,
     /// The page of the report, if the goals have one.
     pub page: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub fn results(results: &Results) -> String {
         line("", pair.join(" · "));
     }
     if let Some(chat) = &results.chat {
-        line("talk", styled(CYAN, format!("kbuild chat {chat}")));
+        line("talk", styled(CYAN, chat));
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }

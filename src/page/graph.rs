@@ -85,7 +85,7 @@ impl Drawing {
         };
         Self {
             nodes: order.iter().map(node).collect(),
-            edges: edges
+            edges: reduced(&edges)
                 .iter()
                 .map(|(from, to)| (place[*from], place[*to]))
                 .collect(),
@@ -157,6 +157,33 @@ fn topological(n: usize, edges: &[(usize, usize)]) -> Option<Vec<usize>> {
     (order.len() == n).then_some(order)
 }
 
+/// The edges that say something that no path of others says: without `a → c` where there is `a → b → c`. A report that
+/// reads everything would otherwise be all that can be seen.
+fn reduced(edges: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let has_detour = |from: usize, to: usize| {
+        let mut stack: Vec<usize> = edges
+            .iter()
+            .filter(|edge| edge.0 == from && edge.1 != to)
+            .map(|edge| edge.1)
+            .collect();
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(at) = stack.pop() {
+            if at == to {
+                return true;
+            }
+            if seen.insert(at) {
+                stack.extend(edges.iter().filter(|edge| edge.0 == at).map(|edge| edge.1));
+            }
+        }
+        false
+    };
+    edges
+        .iter()
+        .filter(|(from, to)| !has_detour(*from, *to))
+        .copied()
+        .collect()
+}
+
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
@@ -192,6 +219,14 @@ mod tests {
     fn a_box_that_would_make_a_cycle_is_not_made() {
         let drawn = drawing(&["a/1", "b", "a/2"], &[(0, 1), (1, 2)]);
         assert_eq!(drawn.collapsed(|_| String::new()), drawn);
+    }
+
+    #[test]
+    fn an_edge_that_a_path_says_already_is_left_out() {
+        assert_eq!(
+            reduced(&[(0, 1), (1, 2), (0, 2), (3, 2)]),
+            [(0, 1), (1, 2), (3, 2)]
+        );
     }
 
     #[test]

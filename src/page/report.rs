@@ -85,7 +85,7 @@ pub fn headline(report: &Value) -> Vec<Item> {
             Tone::Plain,
         );
     }
-    for (label, content) in entries(report, "evaluate-reward-model") {
+    if let Some((label, content)) = entries(report, "evaluate-reward-model").last() {
         push(
             format!("accuracy, {}", value::short(label)),
             percent(number(&content["accuracy"])),

@@ -7,7 +7,7 @@ use super::super::html::{Block, Chart, Section};
 use super::value::entries;
 
 /// Parts of names of the curves that are drawn; the others are settings rather than results.
-const DRAWN: [&str; 6] = ["loss", "accuracy", "margin", "reward", "length", "kl"];
+const DRAWN: [&str; 3] = ["loss", "accuracy", "margin"];
 /// Lines whose highest points differ by more than this factor get charts of their own.
 const LIKE: f64 = 2.5;
 
