@@ -11,13 +11,14 @@ use crate::build::{self, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::event::Events;
+use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
 use crate::kananafile::{self, Kananafile, Problem};
 use crate::kind::Kinds;
 use crate::plan::{self, Lookup, Receipts, Status};
 use crate::receipt::{Accepted, Receipt};
 use crate::runner::Stop;
-use crate::store::{Found, Store};
+use crate::store::{Found, Remembered, Store};
 use crate::workspace::Workspace;
 
 /// Why a project cannot be opened.
@@ -123,6 +124,13 @@ impl Project {
             blobs,
             warnings,
         }
+    }
+
+    /// Why a task must run, or need not. `prepared` is of a plan that holds it.
+    pub fn explain(&self, prepared: &Prepared, task: TaskId) -> Explanation {
+        let past = Remembered::new(&self.store, prepared.scan.named_parts(&self.workspace));
+        let snapshot = &prepared.scan.snapshot;
+        explain::explain(&self.graph, &prepared.plan, snapshot, &past, task)
     }
 
     /// Plans and builds `goals`.

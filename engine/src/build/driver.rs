@@ -147,6 +147,10 @@ impl Driver {
         if let Err(error) = store.save_memo("sources", &prepared.sources) {
             events.warn(error.to_string());
         }
+        let parts = prepared.scan.named_parts(&prepared.workspace);
+        if let Err(error) = store.remember_parts(&parts) {
+            events.warn(error.to_string());
+        }
         let (latest, warning) = store.memo("latest");
         warning.into_iter().for_each(|text| events.warn(text));
         events.send(report::started(&journal.build, &prepared.plan));

@@ -18,6 +18,7 @@ mod history;
 mod latest;
 mod locks;
 mod memo;
+mod past;
 mod receipts;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};
 pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
+pub use past::Remembered;
 pub use receipts::{Found, Unsound};
 
 use crate::digest::Digest;
