@@ -19,6 +19,7 @@ mod latest;
 mod locks;
 mod memo;
 mod receipts;
+mod seal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use locks::{Lock, PartLocks};
 pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use receipts::{Found, Unsound};
+pub use seal::Grounds;
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
