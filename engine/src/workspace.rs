@@ -15,7 +15,7 @@ use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::explain::NamedPart;
-use crate::graph::{Graph, SourceId, TaskId};
+use crate::graph::{Graph, Source, SourceId, TaskId};
 use crate::plan::Snapshot;
 use crate::store::{Laid, Memo, Seen, Stamp, hash_file, now_ns};
 
@@ -78,6 +78,12 @@ impl Workspace {
             .sources()
             .filter_map(|(id, source)| Some((id, lay::lay(&self.root, source).err()?)))
             .collect()
+    }
+
+    /// The directories whose entries decide which files a source has: what appears in one of them, or goes, changes
+    /// its time. `None` when they are too many to look at.
+    pub fn directories(&self, source: &Source, laid: &Laid) -> Option<Vec<PathBuf>> {
+        lay::directories(&self.root, source, laid)
     }
 
     /// Digests what `tasks` read from the workspace: sources, program files, environment. `memo` saves reading what

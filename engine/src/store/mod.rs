@@ -20,6 +20,7 @@ mod locks;
 mod memo;
 mod past;
 mod receipts;
+mod seal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use past::Remembered;
 pub use receipts::{Found, Unsound};
+pub use seal::Grounds;
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
