@@ -3,13 +3,13 @@
 //! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
 //! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::config::{Config, Head};
+use super::core::Device;
 use super::cpu::decode::{DecodeWeights, SLOTS, Slots};
+use super::cpu::log_sum_exp;
 use super::error::ModelError;
-use super::loss::log_sum_exp;
 use super::rng::Rng;
 use super::sampler::{Sampler, Sampling};
 use super::weights::Model;
@@ -73,9 +73,9 @@ pub fn generate(
     model: &Model,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
-    pool: &ThreadPool,
+    device: &Device,
 ) -> Result<Vec<Generated>, ModelError> {
-    Decoder::new(model)?.generate(prompts, options, pool)
+    Decoder::new(model)?.generate(prompts, options, device)
 }
 
 impl<'a> Decoder<'a> {
@@ -97,9 +97,10 @@ impl<'a> Decoder<'a> {
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
-        pool: &ThreadPool,
+        device: &Device,
     ) -> Result<Vec<Generated>, ModelError> {
         let requests = self.requests(prompts, options)?;
+        let pool = device.pool();
         let per_task = requests
             .len()
             .div_ceil(pool.current_num_threads())

@@ -11,29 +11,9 @@
 use super::attention_kernels::{LANES, combine, mask, probabilities, products, softmax, spread};
 use super::row;
 use super::scratch::with_scratch;
+use crate::model::ops::Heads;
 
-/// The shape of attention in one model.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    pub heads: usize,
-    pub groups: usize,
-    pub head_dim: usize,
-}
-
-impl Shape {
-    fn queries(&self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// Width of a row of `qkv`.
-    pub fn width(&self) -> usize {
-        self.queries() + 2 * self.groups * self.head_dim
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
+impl Heads {
     /// Columns of the keys, and of the values, of a group.
     fn columns(&self, group: usize) -> (usize, usize) {
         let key = self.queries() + group * self.head_dim;
@@ -53,7 +33,7 @@ impl Shape {
 }
 
 /// `out [T, H hd]` and the log-sum-exp `lse [T, H]` of one sequence, from `qkv` after RoPE.
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape) {
+pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Heads) {
     let tokens = qkv.len() / shape.width();
     let (padded, hd) = (tokens.next_multiple_of(LANES), shape.head_dim);
     let sizes = [
@@ -101,7 +81,7 @@ pub fn backward(
     out: &[f32],
     lse: &[f32],
     qkv: &[f32],
-    shape: Shape,
+    shape: Heads,
 ) {
     let tokens = qkv.len() / shape.width();
     let (padded, hd, wide) = (
@@ -161,7 +141,7 @@ fn block_constants(
     lse: &[f32],
     first: usize,
     head: usize,
-    shape: Shape,
+    shape: Heads,
 ) -> ([f32; LANES], [f32; LANES]) {
     let hd = shape.head_dim;
     let (mut log_sums, mut deltas) = ([0.0; LANES], [0.0; LANES]);

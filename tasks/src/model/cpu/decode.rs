@@ -5,11 +5,12 @@
 
 use multiversion::multiversion;
 
-use super::matrix::{Into, Mat, MatMut, multiply, transpose};
+use super::matrix::{Mat, MatMut, multiply, transpose};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
 use crate::model::config::Config;
 use crate::model::layout::Layout;
+use crate::model::ops::Into;
 use crate::model::rope::RopeTable;
 
 /// Rows of every step.

@@ -4,6 +4,8 @@
 
 use gemm::{Parallelism, gemm};
 
+use crate::model::ops::Into;
+
 /// A read-only matrix over a slice.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
@@ -79,13 +81,6 @@ fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
     rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= len
 }
 
-/// What becomes of the old values of a result.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Into {
-    Replace,
-    Add,
-}
-
 /// `result (+)= left · right`
 pub fn multiply(result: MatMut, into: Into, left: Mat, right: Mat) {
     let (m, n, k) = (left.rows, right.cols, left.cols);
@@ -123,28 +118,6 @@ pub fn multiply(result: MatMut, into: Into, left: Mat, right: Mat) {
             Parallelism::None,
         );
     }
-}
-
-/// `y [n, out] = x [n, in] · Wᵀ`, from `wt [in, out]`
-pub fn linear(y: &mut [f32], x: &[f32], wt: &[f32], inputs: usize, outputs: usize) {
-    let n = x.len() / inputs;
-    multiply(
-        MatMut::new(y, n, outputs),
-        Into::Replace,
-        Mat::new(x, n, inputs),
-        Mat::new(wt, inputs, outputs),
-    );
-}
-
-/// `dx [n, in] = dy [n, out] · W`, from `w [out, in]`
-pub fn linear_dx(dx: &mut [f32], dy: &[f32], w: &[f32], inputs: usize, outputs: usize) {
-    let n = dy.len() / outputs;
-    multiply(
-        MatMut::new(dx, n, inputs),
-        Into::Replace,
-        Mat::new(dy, n, outputs),
-        Mat::new(w, outputs, inputs),
-    );
 }
 
 /// `wt [in, out]` of `w [out, in]`. Products read the transpose of a weight a quarter faster than the weight itself.
