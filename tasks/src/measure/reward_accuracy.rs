@@ -55,7 +55,7 @@ impl Judged {
 
 impl TaskKind for EvaluateRewardModel {
     const NAME: &'static str = "evaluate-reward-model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "Measures the accuracy of a reward model on held-out preferences";
 
     type Params = Params;

@@ -21,6 +21,7 @@ use super::cpu::Cpu;
 use super::error::ModelError;
 use super::layout::Layout;
 use super::loss::{Distillation, Sums};
+use super::ops::timed::{Timed, Times};
 use super::optimizer::{AdamW, Rate};
 use super::stack::Stack;
 use super::weights::Model;
@@ -58,11 +59,25 @@ impl Device {
     }
 
     fn engine(&self, model: Model) -> Box<dyn Engine> {
-        let Model {
-            config, weights, ..
-        } = model;
         match &self.0 {
-            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &config, weights)),
+            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &model.config, model.weights)),
+        }
+    }
+
+    fn timed_engine(&self, model: Model, times: Times) -> Box<dyn Engine> {
+        match &self.0 {
+            Place::Cpu(cpu) => {
+                let ops = cpu.clone();
+                let ops = Timed { ops, times };
+                Box::new(Stack::new(ops, &model.config, model.weights))
+            }
+        }
+    }
+
+    /// Floating-point operations a second of the best loop that the device knows, by measurement.
+    pub fn peak_flops(&self) -> f64 {
+        match &self.0 {
+            Place::Cpu(cpu) => cpu.peak_flops(),
         }
     }
 }
@@ -152,6 +167,15 @@ impl Core {
         Ok(Self {
             config: model.config.clone(),
             engine: device.engine(model),
+        })
+    }
+
+    /// The same, with the time of every operation added to `times`.
+    pub fn timed(model: Model, device: &Device, times: Times) -> Result<Self, ModelError> {
+        model.config.validate()?;
+        Ok(Self {
+            config: model.config.clone(),
+            engine: device.timed_engine(model, times),
         })
     }
 

@@ -33,6 +33,7 @@ pub use batch::Batch;
 pub use config::{Config, Head, Llama3Scaling};
 pub use core::{Core, Device, Kept, Logits, Observer, Site};
 pub use cpu::Cpu;
+pub use cpu::isa::Isa as InstructionSet;
 pub use decode::{Decoder, Finish, GenerateOptions, Generated, generate};
 pub use error::ModelError;
 pub use layout::Layout;

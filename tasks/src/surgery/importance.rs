@@ -80,7 +80,7 @@ impl Params {
 
 impl TaskKind for Importance {
     const NAME: &'static str = "importance";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str =
         "Scores channels, neurons, heads and layers of a model by their activations";
 

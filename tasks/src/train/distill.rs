@@ -102,7 +102,7 @@ impl Params {
 
 impl TaskKind for Distill {
     const NAME: &'static str = "distill";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a student on a teacher's distributions";
     type Params = Params;
 

@@ -110,7 +110,7 @@ impl Params {
 
 impl TaskKind for Dpo {
     const NAME: &'static str = "dpo";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a policy on preference pairs";
     type Params = Params;
 

@@ -90,7 +90,7 @@ impl PairLogProbabilities {
 
 impl TaskKind for LogProbabilities {
     const NAME: &'static str = "log-probabilities";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "log-probabilities of preference pairs under a reference model";
     type Params = Params;
 

@@ -98,7 +98,7 @@ impl Params {
 
 impl TaskKind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a fresh or given model on tokens";
     type Params = Params;
 

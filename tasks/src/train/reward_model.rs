@@ -60,7 +60,7 @@ training_params! {
 
 impl TaskKind for RewardModel {
     const NAME: &'static str = "reward-model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a reward model on preference pairs";
     type Params = Params;
 

@@ -65,7 +65,7 @@ impl Default for Params {
 
 impl TaskKind for Sample {
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "samples responses of a model to prompts";
     type Params = Params;
 

@@ -49,7 +49,7 @@ impl Default for Params {
 
 impl TaskKind for Score {
     const NAME: &'static str = "score";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "scores sampled responses";
     type Params = Params;
 

@@ -62,7 +62,7 @@ struct Report {
 
 impl TaskKind for Sft {
     const NAME: &'static str = "sft";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "fine-tunes a model on conversations";
     type Params = Params;
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::checkpoint;
 use super::params::Training;
 use crate::model::optimizer::Rate;
-use crate::model::{AdamW, Core, Device, Model};
+use crate::model::{AdamW, Core, Device, InstructionSet, Model};
 
 /// What is trained.
 pub trait Objective {
@@ -209,27 +209,9 @@ fn line(step: u64, tokens: u64, lr: f64, norm: f64, report: &StepReport) -> Stri
 pub fn environment(device: &str) -> String {
     format!(
         "{device}/{}/{}",
-        instruction_set(),
+        InstructionSet::chosen().name(),
         env!("CARGO_PKG_VERSION")
     )
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_set() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        "x86-64-avx512"
-    } else if std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-    {
-        "x86-64-avx2"
-    } else {
-        "x86-64"
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    std::env::consts::ARCH
 }
 
 /// When to save: every few seconds, and never for more than a twentieth of the time.

@@ -1,24 +1,27 @@
-//! The list of operations on CPUs: f32, `gemm` for matrix products, rayon over fixed chunks of rows.
+//! The list of operations on CPUs: f32, own kernels, rayon.
 //!
-//! Results do not depend on the number of threads: work is cut at fixed places, every piece is computed by one thread
-//! alone, and partial sums are added in the order of the pieces.
+//! Results depend neither on the number of threads nor on the instruction set: every element of a product is one chain
+//! of fused operations in a fixed order, other work is cut at fixed places, and partial sums are added in the order of
+//! the pieces.
 
 mod attention;
-mod attention_kernels;
 mod chunks;
 pub(super) mod decode;
+pub mod isa;
 mod losses;
-mod matrix;
 mod norm;
 mod optimizer;
+mod product;
 mod rotate;
 pub(super) mod row;
 mod scratch;
 mod swiglu;
+mod tile;
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -30,8 +33,8 @@ use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use super::rope::RopeTable;
 pub(super) use losses::log_sum_exp;
 
-use chunks::{ROWS, add_weight_gradient_in_slabs, by_sequence, ordered_sum};
-use matrix::{Mat, MatMut, multiply, transpose};
+use chunks::{ROWS, by_sequence, ordered_sum};
+use product::{Left, Panels, Right, multiply, multiply_in_pieces};
 
 /// The backend of CPUs.
 #[derive(Clone)]
@@ -58,21 +61,48 @@ impl Cpu {
     pub fn pool(&self) -> &ThreadPool {
         &self.pool
     }
+
+    /// Operations a second of the innermost loop of products on data in the first cache, all threads at once.
+    pub fn peak_flops(&self) -> f64 {
+        const ROUNDS: usize = 2000;
+        let (m, n, k) = (12, 32, 128);
+        let once = || {
+            let start = Instant::now();
+            self.pool.broadcast(|_| {
+                let (a, b, mut c) = (
+                    vec![1.0f32; m * k],
+                    vec![1.0f32; k * n],
+                    vec![0.0f32; m * n],
+                );
+                for _ in 0..ROUNDS {
+                    multiply(&mut c, n, Into::Add, Left::new(&a, k), Right::Rows(&b), k);
+                }
+                c[0]
+            });
+            start.elapsed().as_secs_f64()
+        };
+        let best = (0..20).map(|_| once()).fold(f64::INFINITY, f64::min);
+        (2 * m * n * k * ROUNDS * self.pool.current_num_threads()) as f64 / best
+    }
 }
 
-/// Weights, and every matrix transposed: products read that a quarter faster.
+/// Weights, and every matrix in the panels that [`Ops::linear`] reads.
 pub struct Weights {
     values: Vec<f32>,
-    transposed: Vec<f32>,
-    matrices: Vec<Matrix>,
+    panels: Vec<(Matrix, Panels)>,
 }
 
 impl Weights {
-    fn transpose(&mut self) {
-        for Matrix { range, inputs, .. } in &self.matrices {
-            let from = &self.values[range.clone()];
-            transpose(&mut self.transposed[range.clone()], from, *inputs);
-        }
+    fn pack(&mut self) {
+        let values = &self.values;
+        (self.panels.par_iter_mut()).for_each(|(of, panels)| {
+            panels.pack(&values[of.range.clone()], of.inputs, of.inputs);
+        });
+    }
+
+    fn panels_of(&self, matrix: &Matrix) -> &Panels {
+        let at = (self.panels).binary_search_by_key(&matrix.range.start, |(of, _)| of.range.start);
+        &self.panels[at.expect("a matrix of these weights")].1
     }
 }
 
@@ -129,13 +159,13 @@ impl Ops for Cpu {
     }
 
     fn weights(&self, matrices: &[Matrix], values: Vec<f32>) -> Weights {
-        let mut weights = Weights {
-            transposed: vec![0.0; values.len()],
-            values,
-            matrices: matrices.to_vec(),
-        };
-        weights.transpose();
-        weights
+        let packed = |of: &Matrix| Panels::of(&values[of.range.clone()], of.inputs);
+        let mut panels: Vec<_> = self.enter(|| {
+            let each = matrices.par_iter().map(|of| (of.clone(), packed(of)));
+            each.collect()
+        });
+        panels.sort_by_key(|(of, _)| of.range.start);
+        Weights { values, panels }
     }
 
     fn values(weights: &Weights) -> &Vec<f32> {
@@ -233,8 +263,8 @@ impl Ops for Cpu {
     }
 
     fn linear(&self, y: &mut [f32], into: Into, x: &[f32], weights: &Weights, matrix: &Matrix) {
-        let wt = &weights.transposed[matrix.range.clone()];
-        product(y, into, x, wt, matrix.inputs, matrix.outputs);
+        let (panels, k) = (Right::Panels(weights.panels_of(matrix)), matrix.inputs);
+        multiply_in_pieces(y, matrix.outputs, into, Left::new(x, k), panels, k);
     }
 
     fn linear_dx(
@@ -245,12 +275,14 @@ impl Ops for Cpu {
         weights: &Weights,
         matrix: &Matrix,
     ) {
-        let w = &weights.values[matrix.range.clone()];
-        product(dx, into, dy, w, matrix.outputs, matrix.inputs);
+        let (w, k) = (&weights.values[matrix.range.clone()], matrix.outputs);
+        multiply_in_pieces(dx, matrix.inputs, into, Left::new(dy, k), Right::Rows(w), k);
     }
 
     fn linear_dw(&self, dw: &mut [f32], dy: &[f32], x: &[f32], inputs: usize) {
-        add_weight_gradient_in_slabs(dw, dy, x, inputs);
+        let (n, outputs) = (x.len() / inputs, dw.len() / inputs);
+        let dy = Left::transposed(dy, outputs);
+        multiply_in_pieces(dw, inputs, Into::Add, dy, Right::Rows(x), n);
     }
 
     fn rope(&self, qkv: &mut [f32], heads: Heads, places: &Places) {
@@ -354,24 +386,9 @@ impl Ops for Cpu {
     ) {
         self.enter(|| {
             optimizer::update(&mut weights.values, m, v, g, step, decayed);
-            weights.transpose();
+            weights.pack();
         });
     }
-}
-
-/// `y [n, out] (+)= x [n, in] · wt [in, out]`, chunks of rows in parallel.
-fn product(y: &mut [f32], into: Into, x: &[f32], wt: &[f32], inputs: usize, outputs: usize) {
-    (y.par_chunks_mut(ROWS * outputs)
-        .zip(x.par_chunks(ROWS * inputs)))
-    .for_each(|(y, x)| {
-        let n = x.len() / inputs;
-        multiply(
-            MatMut::new(y, n, outputs),
-            into,
-            Mat::new(x, n, inputs),
-            Mat::new(wt, inputs, outputs),
-        );
-    });
 }
 
 fn turn(qkv: &mut [f32], heads: Heads, places: &Places, row: fn(&mut [f32], &[f32], &[f32])) {

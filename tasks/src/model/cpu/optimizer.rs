@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use multiversion::multiversion;
+use super::isa::kernels;
 use rayon::prelude::*;
 
 use super::chunks::REDUCTION_CHUNK;
@@ -42,16 +42,17 @@ fn segment(
         .for_each(|(((w, m), v), g)| update_chunk(w, m, v, g, step));
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn update_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: AdamWStep) {
-    let n = w.len();
-    let (m, v, g) = (&mut m[..n], &mut v[..n], &g[..n]);
-    for i in 0..n {
-        let g = g[i] * step.clip;
-        let first = step.beta1 * m[i] + step.rest1 * g;
-        let second = step.beta2 * v[i] + step.rest2 * g * g;
-        m[i] = first;
-        v[i] = second;
-        w[i] = w[i] * step.keep - step.rate * first / (second.sqrt() * step.root + step.eps);
+kernels! {
+    fn update_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: AdamWStep) {
+        let n = w.len();
+        let (m, v, g) = (&mut m[..n], &mut v[..n], &g[..n]);
+        for i in 0..n {
+            let g = g[i] * step.clip;
+            let first = step.beta1 * m[i] + step.rest1 * g;
+            let second = step.beta2 * v[i] + step.rest2 * g * g;
+            m[i] = first;
+            v[i] = second;
+            w[i] = w[i] * step.keep - step.rate * first / (second.sqrt() * step.root + step.eps);
+        }
     }
 }

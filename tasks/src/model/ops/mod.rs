@@ -13,6 +13,7 @@
 //! reported by [`Ops::sync`].
 
 pub mod plain;
+pub mod timed;
 
 #[cfg(test)]
 mod tests;
