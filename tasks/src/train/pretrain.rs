@@ -98,7 +98,7 @@ impl Params {
 
 impl TaskKind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a fresh or given model on tokens";
     type Params = Params;
 
@@ -205,8 +205,15 @@ impl TaskKind for Pretrain {
             z_loss: params.z_loss,
         };
         let mut objective = TokenObjective { source, loss };
-        let pool = steps::pool(context)?;
-        let trained = steps::train(context, &training, pool, model, optimizer, &mut objective)?;
+        let device = steps::device(context)?;
+        let trained = steps::train(
+            context,
+            &training,
+            &device,
+            model,
+            optimizer,
+            &mut objective,
+        )?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)?;
         write_state(context, params.save_state, &trained.optimizer)
