@@ -74,7 +74,7 @@ fn every_change_is_noticed() {
         (
             "a source",
             |project| project.write("data/1.txt", "two\n"),
-            "a",
+            "a b",
         ),
         (
             "a new file",
@@ -141,16 +141,23 @@ fn a_damaged_seal_is_no_seal() {
     let sound = fs::read(&path).expect("the seal is there");
     let mut flipped = sound.clone();
     flipped[sound.len() / 2] ^= 1;
-    for bytes in [&flipped[..], &sound[..sound.len() / 2], b""] {
+    for (round, bytes) in [&flipped[..], &sound[..sound.len() / 2], b""]
+        .into_iter()
+        .enumerate()
+    {
         fs::write(&path, bytes).expect("the seal is written");
         project
             .ok(&[])
             .says("nothing to do: 2 tasks are up to date");
         // With a source that changed, a seal that is believed would be a lie.
         fs::write(&path, bytes).expect("the seal is written");
-        project.write("data/1.txt", "another\n");
+        project.write("data/1.txt", &"x".repeat(10 + round));
         project.ok(&[]);
         assert_eq!(runs(&project), "a b");
+        assert_eq!(
+            project.read("cache/latest/b/out").trim(),
+            (10 + round).to_string()
+        );
         project.write("data/1.txt", "one\n");
         project.ok(&[]);
         reseal(&project);
