@@ -414,6 +414,15 @@ impl Driver {
 
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
+        if self.shared.options.publish {
+            self.publish(id, &receipt);
+        }
+        self.known
+            .insert(&self.shared.graph, id, Arc::clone(&receipt));
+        self.receipts.insert(id, receipt);
+    }
+
+    fn publish(&mut self, id: TaskId, receipt: &Receipt) {
         let task = self.shared.graph.task(id);
         let exports: Vec<Export<'_>> = task
             .outputs
@@ -429,13 +438,10 @@ impl Driver {
         let published = self
             .shared
             .store
-            .publish(&task.name, &receipt, &exports, &mut self.latest);
+            .publish(&task.name, receipt, &exports, &mut self.latest);
         if let Err(error) = published {
             self.shared.events.warn(error.to_string());
         }
-        self.known
-            .insert(&self.shared.graph, id, Arc::clone(&receipt));
-        self.receipts.insert(id, receipt);
     }
 
     fn close(mut self, elapsed: Duration) -> Outcome {
