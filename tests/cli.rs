@@ -9,6 +9,25 @@ fn transcripts() {
         .case("tests/cli/*.md");
 }
 
+/// A transcript that builds, in a copy of its project.
+#[test]
+fn questions_are_answered_as_the_transcript_says() {
+    let project = common::Project::copy_of("tests/questions");
+    let written = common::root().join("tests/questions/transcript.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = folder.path().join("questions.md");
+    std::fs::copy(&written, &copy).expect("the transcript is copied");
+    // The project of a transcript lies beside it, under its name.
+    std::os::unix::fs::symlink(project.path(""), folder.path().join("questions.in"))
+        .expect("the project is linked");
+    let cases = trycmd::TestCases::new();
+    cases.env("NO_COLOR", "1").case(&copy);
+    cases.run();
+    if std::env::var("TRYCMD").is_ok_and(|word| word == "overwrite") {
+        std::fs::copy(&copy, &written).expect("the transcript is written");
+    }
+}
+
 /// The tour of the README, in a copy of the example that it starts from.
 #[test]
 fn readme_shows_what_really_happens() {

@@ -43,6 +43,8 @@ pub struct Options {
     pub resources: Resources,
     /// Protected tasks that may be rebuilt.
     pub allowed: BTreeSet<String>,
+    /// Results get their human names under `latest/`.
+    pub publish: bool,
     /// Time that a task has to save and leave before it is killed.
     pub grace: Duration,
 }
@@ -56,6 +58,7 @@ impl Options {
             keep_going: false,
             resources: resources(),
             allowed: BTreeSet::new(),
+            publish: true,
             grace: Duration::from_secs(30),
         }
     }

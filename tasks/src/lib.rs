@@ -27,5 +27,5 @@ pub fn kinds() -> Kinds {
     .into_iter()
     .flatten()
     .collect();
-    Kinds::new(kinds, formats::table())
+    formats::compare::comparisons(Kinds::new(kinds, formats::table()))
 }

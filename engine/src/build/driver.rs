@@ -414,18 +414,24 @@ impl Driver {
 
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
+        if self.shared.options.publish {
+            self.publish(id, &receipt);
+        }
+        self.known
+            .insert(&self.shared.graph, id, Arc::clone(&receipt));
+        self.receipts.insert(id, receipt);
+    }
+
+    fn publish(&mut self, id: TaskId, receipt: &Receipt) {
         let task = self.shared.graph.task(id);
         let exports = exports(task, &receipt);
         let published = self
             .shared
             .store
-            .publish(&task.name, &receipt, &exports, &mut self.latest);
+            .publish(&task.name, receipt, &exports, &mut self.latest);
         if let Err(error) = published {
             self.shared.events.warn(error.to_string());
         }
-        self.known
-            .insert(&self.shared.graph, id, Arc::clone(&receipt));
-        self.receipts.insert(id, receipt);
     }
 
     fn close(mut self, elapsed: Duration) -> Outcome {

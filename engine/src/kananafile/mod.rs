@@ -32,6 +32,7 @@ use serde_json::Value;
 
 pub use plugin::Plugin;
 pub use problem::{Problem, Severity, suggest};
+pub use settings::duration;
 
 use crate::graph::{Graph, Place, RunSettings, TaskId};
 use crate::kind::{Kind, Kinds};

@@ -13,6 +13,7 @@
 
 mod blobs;
 mod durable;
+mod fsck;
 mod gc;
 mod history;
 mod latest;
@@ -29,7 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
 pub use durable::Durability;
-pub use gc::{Garbage, Kept, Litter};
+pub use fsck::{Examined, Finding, Remedy};
+pub use gc::{Budget, Garbage, Kept, Litter};
 pub use history::History;
 pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};

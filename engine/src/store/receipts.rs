@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::durable::ensure_directory;
 use super::memo::Memo;
 use super::{Store, fanned};
-use crate::artifact::Blob;
+use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::key::Manifest;
@@ -75,6 +75,38 @@ impl Store {
             .iter()
             .filter_map(|path| parse(&fs::read(path).ok()?).ok())
             .collect()
+    }
+
+    /// Receipt files that cannot be used, and why.
+    pub(super) fn unsound_receipts(&self) -> Vec<(PathBuf, String)> {
+        let cause = |path: &PathBuf| match fs::read(path) {
+            Err(error) => Some(error.to_string()),
+            Ok(bytes) => match parse(&bytes) {
+                Err(cause) => Some(cause),
+                Ok(receipt) if self.receipt_path(&receipt.key) != *path => {
+                    Some("it is the receipt of another key".to_owned())
+                }
+                Ok(_) => None,
+            },
+        };
+        let fans = list(&self.root().join("receipts"));
+        let mut files: Vec<PathBuf> = fans.iter().flat_map(|fan| list(fan)).collect();
+        files.sort_unstable();
+        files
+            .into_iter()
+            .filter_map(|path| Some((cause(&path)?, path)))
+            .map(|(cause, path)| (path, cause))
+            .collect()
+    }
+
+    /// Results whose key, or the digest of one of whose outputs, begins like this; of parts as well.
+    pub fn named_by(&self, prefix: &str) -> Vec<Receipt> {
+        let is_meant = |receipt: &Receipt| {
+            let outputs = receipt.outputs.values().map(Content::digest);
+            let mut digests = outputs.chain([receipt.key]);
+            digests.any(|digest| digest.to_hex().starts_with(prefix))
+        };
+        self.receipts().into_iter().filter(is_meant).collect()
     }
 
     /// When a receipt was written.
@@ -191,7 +223,6 @@ pub(super) fn manifest(value: &Value) -> Option<Manifest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::Content;
     use std::collections::BTreeMap;
 
     fn world() -> (tempfile::TempDir, Store, Receipt) {
