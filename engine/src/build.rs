@@ -12,6 +12,7 @@ mod machine;
 mod mapped;
 mod outputs;
 mod report;
+mod settle;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use machine::{instruction_set, resources};
+pub use settle::settle;
 
 use crate::error::Error;
 use crate::event::{Events, Totals};
@@ -88,6 +90,8 @@ pub struct Outcome {
     /// What every task that is done gave.
     pub receipts: BTreeMap<TaskId, Arc<Receipt>>,
     pub totals: Totals,
+    /// The user asked it to end early.
+    pub was_asked: bool,
 }
 
 impl Outcome {
@@ -100,7 +104,7 @@ impl Outcome {
 
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
-        self.totals.cancelled > 0
+        self.was_asked && !self.is_complete()
     }
 }
 

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::CommandFactory;
-use kbuild_engine::build::{Options, Outcome, Prepared};
+use kbuild_engine::build::{Options, Outcome, Prepared, settle};
 use kbuild_engine::event::Events;
 use kbuild_engine::graph::TaskId;
-use kbuild_engine::plan::Status;
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
 use tokio::sync::watch;
@@ -47,7 +46,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let goals = select(project.graph(), &args.goals)?;
     let prepared = project.prepare(&goals);
     plan::warn(&prepared);
-    if is_done(&project, &prepared) {
+    if settle(&prepared) {
         if !args.json {
             let counts = console::plan::Counts::of(&prepared.plan);
             console::talk(&console::plan::count_line(&counts));
@@ -68,18 +67,6 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
 fn help() -> Result<Exit, Stop> {
     console::data(&Cli::command().render_help().ansi().to_string());
     Ok(Exit::Done)
-}
-
-/// Nothing to run, and the newest names are those of this plan.
-fn is_done(project: &Project, prepared: &Prepared) -> bool {
-    let is_newest = |(id, status): &(TaskId, Status)| match status {
-        Status::Hit(receipt) => {
-            let last = project.store.last(&prepared.graph.task(*id).name);
-            last.is_some_and(|last| last.key == receipt.key)
-        }
-        _ => false,
-    };
-    prepared.plan.tasks.iter().all(is_newest)
 }
 
 /// Protected tasks that may be rebuilt are named before anything starts, and words that name none are refused.

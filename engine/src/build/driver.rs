@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::{Options, Outcome, Prepared, report};
 use crate::error::Error;
 use crate::event::{BuildEvent, Events};
-use crate::graph::{Graph, Origin, Task, TaskId};
+use crate::graph::{Graph, Origin, OutputPort, Task, TaskId};
 use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
@@ -112,7 +112,7 @@ pub async fn drive(
             }
         }
     }
-    Ok(driver.close(begun.elapsed()))
+    Ok(driver.close(begun.elapsed(), wanted != Stop::No))
 }
 
 /// Waits while results are being removed.
@@ -411,17 +411,7 @@ impl Driver {
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
         let task = self.shared.graph.task(id);
-        let exports: Vec<Export<'_>> = task
-            .outputs
-            .iter()
-            .filter_map(|port| {
-                Some(Export {
-                    port: &port.name,
-                    extension: &port.extension,
-                    content: receipt.outputs.get(&port.name)?,
-                })
-            })
-            .collect();
+        let exports = exports(task, &receipt);
         let published = self
             .shared
             .store
@@ -434,7 +424,7 @@ impl Driver {
         self.receipts.insert(id, receipt);
     }
 
-    fn close(mut self, elapsed: Duration) -> Outcome {
+    fn close(mut self, elapsed: Duration, was_asked: bool) -> Outcome {
         let states: BTreeMap<TaskId, State> = self
             .scheduler
             .states()
@@ -456,23 +446,34 @@ impl Driver {
             states,
             receipts: self.receipts,
             totals,
+            was_asked,
         }
     }
 
     fn save_memos(&mut self) {
         let mut blobs = self.shared.blobs.clone();
-        let outputs = self
-            .receipts
-            .values()
-            .flat_map(|receipt| receipt.outputs.values());
-        let contents: Vec<_> = outputs.flat_map(|content| content.blobs()).collect();
-        self.shared.store.note_blobs(&mut blobs, contents);
+        let receipts = self.receipts.values();
+        self.shared
+            .store
+            .note_blobs(&mut blobs, receipts.flat_map(|receipt| receipt.blobs()));
         for (name, memo) in [("blobs", &blobs), ("latest", &self.latest)] {
             if let Err(error) = self.shared.store.save_memo(name, memo) {
                 self.shared.events.warn(error.to_string());
             }
         }
     }
+}
+
+/// What a task gave, as people see it.
+pub fn exports<'a>(task: &'a Task, receipt: &'a Receipt) -> Vec<Export<'a>> {
+    let export = |port: &'a OutputPort| {
+        Some(Export {
+            port: &port.name,
+            extension: &port.extension,
+            content: receipt.outputs.get(&port.name)?,
+        })
+    };
+    task.outputs.iter().filter_map(export).collect()
 }
 
 /// History is opened only when something runs: opening writes.

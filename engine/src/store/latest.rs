@@ -81,12 +81,7 @@ impl Store {
         exports: &[Export<'_>],
         memo: &mut Memo,
     ) -> Result<bool, Error> {
-        let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
-        if is_last
-            && exports
-                .iter()
-                .all(|export| self.is_whole(task, export, memo))
-        {
+        if self.is_published(task, receipt, exports, memo) {
             return Ok(false);
         }
         for export in exports {
@@ -105,6 +100,19 @@ impl Store {
         Ok(true)
     }
 
+    /// Whether the newest results of a task are those of `receipt`, whole and unharmed.
+    pub fn is_published(
+        &self,
+        task: &str,
+        receipt: &Receipt,
+        exports: &[Export<'_>],
+        memo: &mut Memo,
+    ) -> bool {
+        let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
+        let mut exports = exports.iter();
+        is_last && exports.all(|export| self.is_whole(task, export, memo))
+    }
+
     fn publish_port(&self, task: &str, export: &Export<'_>, memo: &mut Memo) -> Result<(), Error> {
         let target = self.latest(task).join(export.file_name());
         if !self.is_copied(export.content) {
@@ -118,8 +126,9 @@ impl Store {
             Materialise::ReadOnly,
         )?;
         for (path, name, blob) in self.placed(task, export) {
+            let seen_ns = now_ns();
             if let Ok(metadata) = fs::symlink_metadata(&path) {
-                memo.note(name, Stamp::of(&metadata), blob, now_ns());
+                memo.note(name, Stamp::of(&metadata), blob, seen_ns);
             }
         }
         Ok(())
