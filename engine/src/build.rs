@@ -91,6 +91,8 @@ pub struct Outcome {
     /// What every task that is done gave.
     pub receipts: BTreeMap<TaskId, Arc<Receipt>>,
     pub totals: Totals,
+    /// The user asked it to end early.
+    pub was_asked: bool,
 }
 
 impl Outcome {
@@ -103,7 +105,7 @@ impl Outcome {
 
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
-        self.totals.cancelled > 0
+        self.was_asked && !self.is_complete()
     }
 }
 

@@ -121,12 +121,15 @@ impl Project {
     /// Scans what `goals` need and plans them. Reads and writes nothing.
     pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
         let (mut sources, sources_warning) = self.store.memo("sources");
-        let (blobs, blobs_warning) = self.store.memo("blobs");
+        let (mut blobs, blobs_warning) = self.store.memo("blobs");
         let tasks = self.graph.reach(goals);
         let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
         let found = Found::new(&self.store, &blobs);
         let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
         let mut warnings = found.take_warnings();
+        for (digest, stamp, seen_ns) in found.into_read() {
+            blobs.note(digest.to_hex().into(), stamp, digest, seen_ns);
+        }
         warnings.extend(sources_warning.into_iter().chain(blobs_warning));
         Prepared {
             workspace: self.workspace.clone(),

@@ -6,12 +6,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use super::durable::ensure_directory;
-use super::memo::Memo;
+use super::memo::{Memo, Stamp};
 use super::{Store, fanned};
 use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
@@ -58,10 +57,9 @@ impl Store {
         let digest = Digest::of(text.as_bytes());
         let bytes = format!("{OPEN}{digest}{MIDDLE}{text}{CLOSE}");
         if let Some(parent) = path.parent() {
-            ensure_directory(self.durability, parent)?;
+            self.disk.create_directory(parent)?;
         }
-        self.durability
-            .write(&self.temporary(), &path, bytes.as_bytes())
+        self.disk.write(&self.temporary(), &path, bytes.as_bytes())
     }
 
     /// Every receipt that parses, in the order of keys.
@@ -154,6 +152,7 @@ pub struct Found<'a> {
     store: &'a Store,
     blobs: &'a Memo,
     warnings: Mutex<BTreeSet<String>>,
+    read: Mutex<Vec<(Digest, Stamp, i64)>>,
 }
 
 impl<'a> Found<'a> {
@@ -163,30 +162,34 @@ impl<'a> Found<'a> {
             store,
             blobs,
             warnings: Mutex::default(),
+            read: Mutex::default(),
         }
     }
 
     /// What was found to be damaged, each once.
     pub fn take_warnings(&self) -> Vec<String> {
-        let mut warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        std::mem::take(&mut *warnings).into_iter().collect()
+        std::mem::take(&mut *locked(&self.warnings))
+            .into_iter()
+            .collect()
+    }
+
+    /// The blobs whose bytes had to be read, and were sound: how and when they looked so.
+    pub fn into_read(self) -> Vec<(Digest, Stamp, i64)> {
+        self.read
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unusable(&self, detail: String) -> Lookup {
-        let mut warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        warnings.insert(detail.clone());
+        locked(&self.warnings).insert(detail.clone());
         Lookup::Unusable(detail)
     }
 
     fn trouble(&self, blobs: &[Blob]) -> Option<String> {
         blobs.iter().find_map(|blob| {
-            let trouble = self.store.check(blob, self.blobs).trouble()?;
+            let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
+            let state = self.store.check_noting(blob, self.blobs, read);
+            let trouble = state.trouble()?;
             let path = self.store.blob_path(&blob.digest);
             Some(format!("`{}` is {trouble}", path.display()))
         })
@@ -213,6 +216,10 @@ impl Receipts for Found<'_> {
     fn last(&self, task: &str) -> Option<Manifest> {
         self.store.last(task)?.manifest()
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The manifest inside a receipt.
