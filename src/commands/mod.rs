@@ -5,6 +5,7 @@ mod build;
 mod chat;
 mod check;
 mod completions;
+mod doctor;
 mod export;
 mod gc;
 mod graph;
@@ -164,6 +165,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
         Verb::Verify(args) => verify::run(project, args),
         Verb::Gc(args) => gc::run(project, args),
         Verb::Init(args) => init::run(args),
+        Verb::Doctor => doctor::run(),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
         Verb::Task { .. } => unreachable!("served before anything else is looked at"),
