@@ -109,6 +109,8 @@ pub enum Verb {
     Gc(GcArgs),
     /// Start a new project: a Kananafile with a few lines of data
     Init(InitArgs),
+    /// Say what this machine offers: processor, memory, cards, libraries, and what is missing
+    Doctor,
     /// Print the JSON Schema of the Kananafile, for editors
     Schema,
     /// Print a completion script for a shell

@@ -66,3 +66,20 @@ fn a_folder_without_a_kananafile_says_what_to_do() {
         .says("there is a Kananafile already");
     empty.ok(&["check"]);
 }
+
+/// Also where there is nothing: no card, no driver, no Kananafile.
+#[test]
+fn doctor_says_what_there_is_and_what_would_bring_the_rest() {
+    let empty = common::Project::with(&[]);
+    let run = empty.ok(&["doctor"]);
+    let run = run
+        .says("+ processor")
+        .says("+ memory")
+        .says("cublaslt")
+        .says("device");
+    if !std::path::Path::new("/dev/nvidiactl").exists() {
+        run.says("libcuda not found")
+            .says("help: install the NVIDIA driver")
+            .says("tasks run on the processor");
+    }
+}

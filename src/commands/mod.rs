@@ -7,6 +7,7 @@ mod chat;
 mod check;
 mod completions;
 mod diff;
+mod doctor;
 mod export;
 mod fsck;
 mod gc;
@@ -181,6 +182,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
         Verb::Fsck(args) => fsck::run(project, args),
         Verb::Gc(args) => gc::run(project, args),
         Verb::Init(args) => init::run(args),
+        Verb::Doctor => doctor::run(),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
         Verb::Task { .. } => unreachable!("served before anything else is looked at"),

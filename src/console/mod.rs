@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
 
 pub mod cost;
+pub mod doctor;
 pub mod events;
 pub mod flat;
 pub mod kinds;

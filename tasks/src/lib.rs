@@ -5,6 +5,7 @@
 pub mod chat;
 pub mod data;
 pub mod formats;
+pub mod machine;
 pub mod measure;
 pub mod model;
 pub mod surgery;

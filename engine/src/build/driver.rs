@@ -474,7 +474,6 @@ impl Driver {
     }
 }
 
-
 /// History is opened only when something runs: opening writes.
 fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
     let is_done = |(_, status): &(TaskId, Status)| matches!(status, Status::Hit(_));

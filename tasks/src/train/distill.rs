@@ -178,7 +178,7 @@ impl TaskKind for Distill {
             params.reading(mixture(context, &params.mixture)?),
         )?;
         note_epochs(context, &source);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let loss = TokenLoss::Teacher(Box::new(Teacher {
             core: Core::new(taught, &device)?,
             options: Distillation {

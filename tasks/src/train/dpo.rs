@@ -194,7 +194,7 @@ impl TaskKind for Dpo {
             context.note("there are no pairs: the policy stays as it is");
         }
         let mut objective = Preferences::new(&params, pairs, reference);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;

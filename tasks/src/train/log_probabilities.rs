@@ -140,7 +140,7 @@ impl TaskKind for LogProbabilities {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         model_files::check_vocab(context.one("pairs"), &tokenizer)?;
         let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
-        let mut core = Core::new(model, &steps::device(context)?)?;
+        let mut core = Core::new(model, &steps::device(context, params.numerics)?)?;
         let all: Vec<usize> = (0..pairs.len()).collect();
         let mut found = PairLogProbabilities::default();
         for group in groups(&pairs, &all, params.micro_batch_tokens) {

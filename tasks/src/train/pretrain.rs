@@ -205,7 +205,7 @@ impl TaskKind for Pretrain {
             z_loss: params.z_loss,
         };
         let mut objective = TokenObjective { source, loss };
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let trained = steps::train(
             context,
             &training,

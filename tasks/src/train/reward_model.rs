@@ -148,7 +148,7 @@ impl TaskKind for RewardModel {
         }
         let model = trunk.with_score_head(params.seed)?;
         let mut objective = Rewards::new(&params, pairs);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;

@@ -19,7 +19,7 @@ use crate::formats::chat::Conversation;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::decode::Decoder;
 use crate::model::sampler::Sampling;
-use crate::model::{Finish, GenerateOptions, Generated};
+use crate::model::{Finish, GenerateOptions, Generated, Numerics};
 
 pub struct Sample;
 
@@ -136,7 +136,7 @@ impl TaskKind for Sample {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         let options = options(&params, &model.config.eos_token_id)?;
         let prompts = prompts(&params, context, &tokenizer)?;
-        let device = steps::device(context)?;
+        let device = steps::device(context, Numerics::F32)?;
         let decoder = Decoder::new(&model)?;
         let mut journal = Journal::open(context)?;
         let mut done = journal.read(&prompts);

@@ -11,7 +11,7 @@ use super::records::{self, FinishReason, SampledPrompt, Score as ScoreRecord};
 use super::reward_model::rewards;
 use super::steps::{self, micro_batches};
 use crate::measure::gold;
-use crate::model::{Batch, Core};
+use crate::model::{Batch, Core, Numerics};
 
 pub struct Score;
 
@@ -168,7 +168,7 @@ fn model_scores(
         longest,
         "the longest response with its prompt",
     )?;
-    let mut core = Core::new(model, &steps::device(context)?)?;
+    let mut core = Core::new(model, &steps::device(context, Numerics::F32)?)?;
     let mut scores = Vec::with_capacity(sequences.len());
     for group in micro_batches(&lengths, params.micro_batch_tokens) {
         if context.should_stop() {

@@ -159,7 +159,7 @@ impl TaskKind for Sft {
         check(&params, &report)?;
         let loss = TokenLoss::CrossEntropy { z_loss: 0.0 };
         let mut objective = TokenObjective { source, loss };
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
