@@ -61,7 +61,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     announce_protected(&prepared, args)?;
-    let outcome = build(&project, &goals, options(args), args.json)?;
+    let outcome = build(&project, &goals, options(&project, args), args.json)?;
     finish(&project, &goals, project_args, args, &outcome)
 }
 
@@ -103,8 +103,9 @@ fn announce_protected(prepared: &Prepared, args: &BuildArgs) -> Result<(), Stop>
     Ok(())
 }
 
-fn options(args: &BuildArgs) -> Options {
+fn options(project: &Project, args: &BuildArgs) -> Options {
     let mut options = Options::new(&build_id());
+    options.resources.pools = project.kananafile.resources.pools();
     options.keep_going = args.keep_going;
     options.allowed = args.yes.iter().cloned().collect();
     if let Some(jobs) = args.jobs {
