@@ -97,6 +97,26 @@ def described(task, **first):
     return {**first, "domain": task.domain, "language": task.language, "gold": task.gold}
 
 
+# Instruction data has many authors, and they do not agree on manners: one conversation in three answers in a sentence, or
+# with a word before. Preferences want the answer alone. So there is something that preferences can teach and a
+# conversation more cannot: what a model has not memorised it does not learn from a few thousand pairs.
+WORDY = {
+    "en": ["The answer is {answer}.", "I think it is {answer}.", "Sure, here you are: {answer}"],
+    "ko": ["답은 {answer}입니다.", "제 생각에는 {answer}입니다.", "네, 여기 있습니다: {answer}"],
+}
+
+
+def wordy(task):
+    options = WORDY[task.language]
+    if len(task.answer) >= 12 or "\n" in task.answer:
+        options = options[2:]  # a sentence does not fit around a list or around sentences
+    return options[number("manner", task.prompt) % len(options)].format(answer=task.answer)
+
+
+def conversation(task):
+    return wordy(task) if number("wordy", task.prompt) % 3 == 0 else task.answer
+
+
 REFUSALS = {"en": ["I do not know.", "...", "OK."], "ko": ["모르겠습니다.", "...", "네."]}
 RAMBLING = {
     "en": ["and so on and so on", "This is the answer, as far as one can say", "There are many more things to say here"],
@@ -114,14 +134,14 @@ def rejections(task):
         yield "wrong-language", task.foreign
     yield "repetition", " ".join([answer] * (2 + number("times", task.prompt) % 3)) if len(answer) < 40 else f"{answer} {answer}"
     yield "rambling", f"{pick(task.wrong, 'ramble')} {pick(RAMBLING[task.language], 'which')}"
+    yield "wordy", wordy(task)
     yield "no-content", pick(REFUSALS[task.language], "refusal")
     if len(answer) >= 12:
         yield "truncated", answer[: len(answer) // 3].rstrip()
 
 
-# How often each kind of error is taken, where a task has it. Short and long errors balance: a preference for short (or
-# long) answers must not be the easiest thing to learn.
-OFTEN = {"wrong": 8, "wrong-language": 3, "no-content": 3, "truncated": 4, "repetition": 2, "rambling": 1}
+# How often each kind of error is taken, where a task has it. Apart from wordy answers, short and long errors balance.
+OFTEN = {"wrong": 8, "wordy": 8, "wrong-language": 3, "no-content": 3, "truncated": 4, "repetition": 2, "rambling": 1}
 
 
 def preference(task, salt, flip=False):
@@ -183,7 +203,7 @@ def main():
     prompts = {name: {task.prompt for task in sets[name]} for name in sets}
     assert not any(prompts[a] & prompts[b] for a in prompts for b in prompts if a != b), "a prompt is in two sets"
     for domain in sorted({task.domain for task in training}):
-        records = [described(task, messages=user(task) + assistant(task.answer)) for task in training if task.domain == domain]
+        records = [described(task, messages=user(task) + assistant(conversation(task))) for task in training if task.domain == domain]
         write(DATA / "chat" / f"{domain}.jsonl.zst", records)
         report(f"chat/{domain}", records)
     pairs = [preference(task, "offline") for task in balanced(training, PREFERENCES, "preferences")]

@@ -23,12 +23,12 @@ pub use machine::{instruction_set, resources};
 
 use crate::error::Error;
 use crate::event::{Events, Totals};
-use crate::graph::{Graph, TaskId};
+use crate::graph::{Graph, Task, TaskId};
 use crate::plan::Plan;
 use crate::receipt::Receipt;
 use crate::runner::Stop;
 use crate::schedule::{Resources, State};
-use crate::store::{Memo, Store};
+use crate::store::{Export, Memo, Store};
 use crate::workspace::{Scan, Workspace};
 
 /// How to go about a build; nothing here changes a result.
@@ -116,4 +116,16 @@ pub async fn build(
     stop: tokio::sync::watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
     driver::drive(prepared, options, events, stop).await
+}
+
+/// What a task gave, as people see it.
+pub(crate) fn exports<'a>(task: &'a Task, receipt: &'a Receipt) -> Vec<Export<'a>> {
+    let export = |port: &'a crate::graph::OutputPort| {
+        Some(Export {
+            port: &port.name,
+            extension: &port.extension,
+            content: receipt.outputs.get(&port.name)?,
+        })
+    };
+    task.outputs.iter().filter_map(export).collect()
 }

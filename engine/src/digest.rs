@@ -16,7 +16,7 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 

@@ -11,6 +11,7 @@ pub mod canonical;
 pub mod digest;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod facts;
 pub mod graph;
 pub mod kananafile;

@@ -372,12 +372,20 @@ fn misaligned(graph: &Graph, task: &Task, known: &Known) -> Option<Blocker> {
 }
 
 fn manifest(graph: &Graph, task: &Task, snapshot: &Snapshot, known: &Known) -> Manifest {
-    let digest = |binding: &Binding| {
+    manifest_of(task, snapshot, |binding| {
         let (_, digest) = known
             .content(graph, binding.from)
             .expect("inputs are known before a key is made");
         digest
-    };
+    })
+}
+
+/// The manifest of a task, given the digest of what each binding holds.
+pub(crate) fn manifest_of(
+    task: &Task,
+    snapshot: &Snapshot,
+    digest: impl Fn(&Binding) -> Digest,
+) -> Manifest {
     let program = task.executor.program().map(|program| ProgramEntry {
         argv: program.declared.clone(),
         files: program

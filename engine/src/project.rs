@@ -1,8 +1,11 @@
 //! A folder with a Kananafile, opened: what the program works with. Thin: it only carries values from one part of the
 //! engine to the next.
 
+mod settled;
+
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -11,14 +14,17 @@ use crate::build::{self, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::event::Events;
+use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
 use crate::kananafile::{self, Kananafile, Problem};
 use crate::kind::Kinds;
 use crate::plan::{self, Lookup, Receipts, Status};
 use crate::receipt::{Accepted, Receipt};
 use crate::runner::Stop;
-use crate::store::{Found, Store};
+use crate::store::{Found, Remembered, Store};
 use crate::workspace::Workspace;
+
+pub use settled::Question;
 
 /// Why a project cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,8 @@ pub struct Project {
     pub workspace: Workspace,
     pub store: Store,
     pub kananafile: Kananafile,
+    /// Every file that was read for it, by its path from the root.
+    read: Vec<PathBuf>,
     graph: Arc<Graph>,
 }
 
@@ -54,9 +62,14 @@ impl Project {
         kinds: &Kinds,
         options: &kananafile::Options<'_>,
     ) -> Result<Self, Closed> {
-        let files = |path: &str| workspace.read(path);
+        let read = RefCell::new(Vec::new());
+        let files = |path: &str| {
+            read.borrow_mut().push(PathBuf::from(path));
+            workspace.read(path)
+        };
         let kananafile = kananafile::load(&files, kinds, options).map_err(Closed::Problems)?;
         Ok(Self {
+            read: read.into_inner(),
             store: Store::new(workspace.root().join("cache")),
             graph: Arc::new(kananafile.graph.clone()),
             workspace,
@@ -128,6 +141,13 @@ impl Project {
             blobs,
             warnings,
         }
+    }
+
+    /// Why a task must run, or need not. `prepared` is of a plan that holds it.
+    pub fn explain(&self, prepared: &Prepared, task: TaskId) -> Explanation {
+        let past = Remembered::new(&self.store, prepared.scan.named_parts(&self.workspace));
+        let snapshot = &prepared.scan.snapshot;
+        explain::explain(&self.graph, &prepared.plan, snapshot, &past, task)
     }
 
     /// Plans and builds `goals`.

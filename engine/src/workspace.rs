@@ -12,8 +12,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::artifact::{Blob, Content};
+use crate::digest::Digest;
 use crate::error::{Doing, Error};
-use crate::graph::{Graph, SourceId, TaskId};
+use crate::explain::NamedPart;
+use crate::graph::{Graph, Source, SourceId, TaskId};
 use crate::plan::Snapshot;
 use crate::store::{Laid, Memo, Seen, Stamp, hash_file, now_ns};
 
@@ -76,6 +78,12 @@ impl Workspace {
             .sources()
             .filter_map(|(id, source)| Some((id, lay::lay(&self.root, source).err()?)))
             .collect()
+    }
+
+    /// The directories whose entries decide which files a source has: what appears in one of them, or goes, changes
+    /// its time. `None` when they are too many to look at.
+    pub fn directories(&self, source: &Source, laid: &Laid) -> Option<Vec<PathBuf>> {
+        lay::directories(&self.root, source, laid)
     }
 
     /// Digests what `tasks` read from the workspace: sources, program files, environment. `memo` saves reading what
@@ -163,10 +171,32 @@ impl Workspace {
 }
 
 impl Scan {
+    /// The parts of every source that has several, by the digest of the source, with their paths from the root.
+    pub fn named_parts(&self, workspace: &Workspace) -> BTreeMap<Digest, Vec<NamedPart>> {
+        let several = self.snapshot.sources.iter().filter_map(|(id, content)| {
+            let (content, laid) = (content.as_ref().ok()?, self.laid.get(id)?);
+            let parts = named(content, laid, workspace);
+            (parts.len() > 1).then(|| (content.digest(), parts))
+        });
+        several.collect()
+    }
+
     /// Where the files of a source lie, if it could be read.
     pub fn files(&self, source: SourceId) -> Option<&Laid> {
         self.laid.get(&source)
     }
+}
+
+fn named(content: &Content, laid: &Laid, workspace: &Workspace) -> Vec<NamedPart> {
+    let mut parts = NamedPart::all(content);
+    if let Laid::Shards(shards) = laid {
+        for (part, shard) in parts.iter_mut().zip(shards) {
+            if let Laid::File(path) = shard {
+                part.name = workspace.relative(path).to_string_lossy().into_owned();
+            }
+        }
+    }
+    parts
 }
 
 /// A file and what it held.

@@ -7,12 +7,12 @@ use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome, Prepared};
 use kbuild_engine::event::Events;
 use kbuild_engine::graph::TaskId;
-use kbuild_engine::plan::Status;
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
 use tokio::sync::watch;
 
-use super::{DEFAULT_GOAL, Exit, Stop, build_id, chat, open, page, plan, select};
+use super::settled::{self, Closing};
+use super::{DEFAULT_GOAL, Exit, Stop, build_id, chat, open_at, page, plan, select, workspace};
 use crate::args::{BuildArgs, Cli, PlanArgs, ProjectArgs};
 use crate::console::progress::{self, View};
 use crate::console::summary::{self, Results};
@@ -30,14 +30,19 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         };
         return plan::run(project_args, &plan_args);
     }
-    let kinds = kbuild_tasks::kinds();
-    let project = match open(project_args, &kinds) {
+    let (workspace, file) = match workspace(project_args) {
         // Without a Kananafile and without a goal, somebody is looking for the way in.
         Err(Stop::Environment { .. }) if args.goals.is_empty() && project_args.file.is_none() => {
             return help();
         }
-        project => project?,
+        found => found?,
     };
+    let question = settled::question(&workspace, &file, project_args, args);
+    if args.yes.is_empty() && settled::say_again(&question, &workspace, args) {
+        return Ok(Exit::Done);
+    }
+    let kinds = kbuild_tasks::kinds();
+    let project = open_at(workspace, &file, project_args, &kinds)?;
     if args.goals.is_empty() && !project.graph().goals().contains_key(DEFAULT_GOAL) {
         let goals: Vec<&str> = project.graph().goals().keys().map(String::as_str).collect();
         let message = format!("no goal is named, and the Kananafile has no goal `{DEFAULT_GOAL}`");
@@ -47,17 +52,15 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let goals = select(project.graph(), &args.goals)?;
     let prepared = project.prepare(&goals);
     plan::warn(&prepared);
-    if is_done(&project, &prepared) {
+    if project.is_settled(&prepared) {
+        let closing = Closing {
+            line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
+            results: results(&project, &prepared, project_args, args),
+        };
         if !args.json {
-            let counts = console::plan::Counts::of(&prepared.plan);
-            console::talk(&console::plan::count_line(&counts));
-            console::prompt(&summary::results(&results(
-                &project,
-                &prepared,
-                project_args,
-                args,
-            )));
+            closing.say();
         }
+        settled::remember(&project, &prepared, &question, &closing);
         return Ok(Exit::Done);
     }
     announce_protected(&prepared, args)?;
@@ -68,18 +71,6 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
 fn help() -> Result<Exit, Stop> {
     console::data(&Cli::command().render_help().ansi().to_string());
     Ok(Exit::Done)
-}
-
-/// Nothing to run, and the newest names are those of this plan.
-fn is_done(project: &Project, prepared: &Prepared) -> bool {
-    let is_newest = |(id, status): &(TaskId, Status)| match status {
-        Status::Hit(receipt) => {
-            let last = project.store.last(&prepared.graph.task(*id).name);
-            last.is_some_and(|last| last.key == receipt.key)
-        }
-        _ => false,
-    };
-    prepared.plan.tasks.iter().all(is_newest)
 }
 
 /// Protected tasks that may be rebuilt are named before anything starts, and words that name none are refused.

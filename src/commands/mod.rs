@@ -14,6 +14,7 @@ mod log;
 mod page;
 mod plan;
 mod schema;
+mod settled;
 mod show;
 mod status;
 mod verify;
@@ -219,10 +220,20 @@ fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
 /// Reads and checks the Kananafile.
 fn open(args: &ProjectArgs, kinds: &Kinds) -> Result<Project, Stop> {
     let (workspace, file) = workspace(args)?;
+    open_at(workspace, &file, args, kinds)
+}
+
+/// The same, where the Kananafile is known.
+fn open_at(
+    workspace: Workspace,
+    file: &str,
+    args: &ProjectArgs,
+    kinds: &Kinds,
+) -> Result<Project, Stop> {
     let verbs = verbs();
     let reserved: Vec<&str> = verbs.iter().map(String::as_str).collect();
     let options = Options {
-        file: &file,
+        file,
         profiles: &args.profile,
         set: &args.set,
         reserved: &reserved,

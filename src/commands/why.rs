@@ -1,7 +1,6 @@
-//! `kbuild why TASK`: what differs from the last time.
+//! `kbuild why TASK`: what differs from the last time, and what began it.
 
 use kbuild_engine::plan::Status;
-use serde_json::json;
 
 use super::{Exit, Stop, one, open, plan::warn};
 use crate::args::{ProjectArgs, WhyArgs};
@@ -13,20 +12,15 @@ pub fn run(project_args: &ProjectArgs, args: &WhyArgs) -> Result<Exit, Stop> {
     let task = one(project.graph(), &args.task)?;
     let prepared = project.prepare(&[task]);
     warn(&prepared);
+    let explanation = project.explain(&prepared, task);
     if args.json {
-        let status = prepared.plan.status(task);
-        let manifest = match status {
-            Some(Status::Hit(receipt)) => json!(receipt.manifest),
-            Some(Status::Miss(work)) => json!(work.manifest),
-            _ => json!(null),
-        };
-        let plan = console::plan::to_json(&prepared.graph, &prepared.plan);
-        console::data(&format!(
-            "{:#}\n",
-            json!({ "task": args.task, "manifest": manifest, "plan": plan })
-        ));
-    } else {
-        console::data(&why::render(&prepared.graph, &prepared.plan, task));
+        console::data(&format!("{:#}\n", serde_json::json!(explanation)));
+        return Ok(Exit::Done);
     }
+    let receipt = match prepared.plan.status(task) {
+        Some(Status::Hit(receipt)) => Some(receipt.as_ref()),
+        _ => None,
+    };
+    console::data(&why::render(&explanation, receipt));
     Ok(Exit::Done)
 }

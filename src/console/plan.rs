@@ -9,6 +9,10 @@ use super::{BOLD, DIM, GREEN, RED, YELLOW, styled, text};
 
 /// How many of the tasks that come first are named.
 const NAMED: usize = 4;
+/// Reasons that are told in one line.
+const TOLD: usize = 2;
+/// Columns below which a table leaves something out.
+const NARROW: usize = 80;
 
 /// How many tasks of a plan have each status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,18 +49,24 @@ impl Counts {
 
 /// One line a task, in the order in which they could run, and a line that counts.
 pub fn table(graph: &Graph, plan: &Plan, columns: Option<usize>) -> String {
+    // Where there is little room, the reason says more than the kind.
+    let is_narrow = columns.is_some_and(|columns| columns < NARROW);
     let rows: Vec<Vec<String>> = plan
         .tasks
         .iter()
         .map(|(id, status)| {
             let task = graph.task(*id);
             let (word, style) = word(status);
-            vec![
+            let mut row = vec![
                 styled(style, word),
                 styled(BOLD, &task.name),
                 styled(DIM, &task.kind),
                 detail(graph, status),
-            ]
+            ];
+            if is_narrow {
+                row.remove(2);
+            }
+            row
         })
         .collect();
     format!(
@@ -155,6 +165,34 @@ pub fn reason(reason: &Reason) -> String {
     }
 }
 
+/// Reasons in one line: the first of them, and how many more there are. Inputs of one port are one reason.
+pub fn in_one_line(reasons: &[Reason]) -> String {
+    let mut told: Vec<String> = Vec::new();
+    let mut rest = reasons;
+    while let Some(first) = rest.first() {
+        let same = rest
+            .iter()
+            .take_while(|each| port(each).is_some() && port(each) == port(first));
+        let n = same.count().max(1);
+        told.push(match (n, port(first)) {
+            (2.., Some(port)) => format!("input `{port}`: {n} artifacts changed"),
+            _ => reason(first),
+        });
+        rest = &rest[n..];
+    }
+    match told.len().saturating_sub(TOLD) {
+        0 => told.join("; "),
+        more => format!("{}; and {more} more", told[..TOLD].join("; ")),
+    }
+}
+
+fn port(reason: &Reason) -> Option<&str> {
+    match reason {
+        Reason::InputChanged { port, .. } => Some(port),
+        _ => None,
+    }
+}
+
 /// What stands in the way, in a few words.
 pub fn blocker(blocker: &Blocker) -> String {
     match blocker {
@@ -183,7 +221,6 @@ fn detail(graph: &Graph, status: &Status) -> String {
     match status {
         Status::Hit(_) => String::new(),
         Status::Miss(work) => {
-            let reasons: Vec<String> = work.reasons.iter().map(reason).collect();
             let parts = work.parts.as_ref().map(|parts| {
                 format!(
                     "{} of {}: ",
@@ -191,7 +228,7 @@ fn detail(graph: &Graph, status: &Status) -> String {
                     text::plural(parts.total(), "part")
                 )
             });
-            parts.unwrap_or_default() + &reasons.join("; ")
+            parts.unwrap_or_default() + &in_one_line(&work.reasons)
         }
         Status::Unknown(before) => {
             let name = |id: &TaskId| graph.task(*id).name.as_str();
@@ -272,6 +309,38 @@ mod tests {
                 "input `tokens[1]` (tok-ko) (none) → {}",
                 Digest::of(b"x").short()
             )
+        );
+    }
+
+    #[test]
+    fn a_line_tells_the_first_reasons_and_counts_the_others() {
+        let param = |path: &str| Reason::ParamChanged {
+            path: path.to_owned(),
+            old: None,
+            new: Some(json!(1)),
+        };
+        let input = |index| Reason::InputChanged {
+            port: "tokens".to_owned(),
+            index,
+            label: String::new(),
+            old: None,
+            new: None,
+        };
+        let reasons = [
+            input(0),
+            input(1),
+            input(3),
+            param("a"),
+            param("b"),
+            param("c"),
+        ];
+        assert_eq!(
+            in_one_line(&reasons),
+            "input `tokens`: 3 artifacts changed; param `a` (none) → 1; and 2 more"
+        );
+        assert_eq!(
+            in_one_line(&reasons[4..]),
+            "param `b` (none) → 1; param `c` (none) → 1"
         );
     }
 

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kbuild_engine::event::Totals;
+use serde::{Deserialize, Serialize};
 
 use super::{BOLD, CYAN, GREEN, RED, YELLOW, styled, text};
 use crate::page::html::{Item, Tone};
 
 /// What there is to tell beyond the numbers of tasks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// Directory of the model, if the goals made one.
     pub model: Option<PathBuf>,

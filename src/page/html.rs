@@ -1,7 +1,7 @@
 //! A page as a value: sections of tables, charts and a graph; and its HTML, one file that needs no other.
 
 use minijinja::{Environment, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A whole page.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -14,7 +14,7 @@ pub struct Page {
     pub footer: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Item {
     pub label: String,
     pub value: String,
@@ -22,7 +22,7 @@ pub struct Item {
 }
 
 /// How a number is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Tone {
     #[default]
     #[serde(rename = "")]

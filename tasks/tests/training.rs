@@ -12,7 +12,7 @@ use kbuild_engine::kind::{Body, Kinds};
 use kbuild_engine::runner::{Event, FailureClass, RequestInput};
 use kbuild_tasks::formats::tokenizer::Tokenizer;
 use kbuild_tasks::formats::tokens::{ShardWriter, Width};
-use kbuild_tasks::model::Model;
+use kbuild_tasks::model::{Model, Rng};
 use serde_json::{Value, json};
 
 fn vectors() -> PathBuf {
@@ -190,6 +190,36 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() {
                 "stopped after {stop}: {port}"
             );
         }
+    }
+}
+
+#[test]
+fn twenty_interruptions_at_random_steps_change_no_bit() {
+    let (kinds, directory) = fresh();
+    let params = || pretrain_params(json!({"tokens": 128 * 60}));
+    let partial = tempfile::tempdir().unwrap();
+    let job = || {
+        Job::new(&kinds, "pretrain", params())
+            .input("tokenizer", tokenizer())
+            .input("tokens", tokens(directory.path(), 0, 12))
+    };
+    let whole = job().run().unwrap();
+    // Gaps of 1, 2 or 3 steps, another number of threads each time.
+    let draw = |at: u64, n: u64| Rng::new(5, "interruptions").below(0, at, n) as usize;
+    for at in 0..20 {
+        let failure = job()
+            .partial(partial.path().to_owned())
+            .threads(1 + draw(100 + at, 4))
+            .stop_after(1 + draw(at, 3))
+            .run()
+            .err()
+            .expect("it was asked to stop");
+        assert_eq!(failure.class, FailureClass::Interrupted);
+    }
+    let resumed = job().partial(partial.path().to_owned()).run().unwrap();
+    assert!(notes(&resumed)[0].starts_with("continues after step"));
+    for port in ["model", "metrics", "state"] {
+        assert_eq!(resumed.digest(port), whole.digest(port), "{port}");
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Success, execute};
 use super::journal::Journal;
-use super::{Options, Outcome, Prepared, report};
+use super::{Options, Outcome, Prepared, exports, report};
 use crate::error::Error;
 use crate::event::{BuildEvent, Events};
 use crate::graph::{Graph, Origin, Task, TaskId};
@@ -16,7 +16,7 @@ use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
 use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
-use crate::store::{Export, Found, History, Memo, Store};
+use crate::store::{Found, History, Memo, Store};
 use crate::workspace::{Scan, Workspace};
 
 /// What every attempt of a build may look at.
@@ -145,6 +145,10 @@ impl Driver {
         let events = journal.tee(events)?;
         prepared.warnings.iter().for_each(|text| events.warn(text));
         if let Err(error) = store.save_memo("sources", &prepared.sources) {
+            events.warn(error.to_string());
+        }
+        let parts = prepared.scan.named_parts(&prepared.workspace);
+        if let Err(error) = store.remember_parts(&parts) {
             events.warn(error.to_string());
         }
         let (latest, warning) = store.memo("latest");
@@ -411,17 +415,7 @@ impl Driver {
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
         let task = self.shared.graph.task(id);
-        let exports: Vec<Export<'_>> = task
-            .outputs
-            .iter()
-            .filter_map(|port| {
-                Some(Export {
-                    port: &port.name,
-                    extension: &port.extension,
-                    content: receipt.outputs.get(&port.name)?,
-                })
-            })
-            .collect();
+        let exports = exports(task, &receipt);
         let published = self
             .shared
             .store

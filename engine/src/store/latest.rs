@@ -81,12 +81,7 @@ impl Store {
         exports: &[Export<'_>],
         memo: &mut Memo,
     ) -> Result<bool, Error> {
-        let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
-        if is_last
-            && exports
-                .iter()
-                .all(|export| self.is_whole(task, export, memo))
-        {
+        if self.is_published(task, receipt, exports, memo) {
             return Ok(false);
         }
         for export in exports {
@@ -103,6 +98,30 @@ impl Store {
             .and_then(|()| fs::rename(&temporary, &path))
             .doing("write", &path)?;
         Ok(true)
+    }
+
+    /// Whether the newest results of a task are those of `receipt`, whole and unharmed.
+    pub fn is_published(
+        &self,
+        task: &str,
+        receipt: &Receipt,
+        exports: &[Export<'_>],
+        memo: &mut Memo,
+    ) -> bool {
+        let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
+        let mut exports = exports.iter();
+        is_last && exports.all(|export| self.is_whole(task, export, memo))
+    }
+
+    /// The files of a task's newest results, as people see them.
+    pub fn published(&self, task: &str, exports: &[Export<'_>]) -> Vec<PathBuf> {
+        let copied = exports
+            .iter()
+            .filter(|export| self.is_copied(export.content));
+        copied
+            .flat_map(|export| self.placed(task, export))
+            .map(|(path, _, _)| path)
+            .collect()
     }
 
     fn publish_port(&self, task: &str, export: &Export<'_>, memo: &mut Memo) -> Result<(), Error> {

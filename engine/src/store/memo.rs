@@ -41,8 +41,21 @@ impl Stamp {
         }
     }
 
+    pub(super) fn of_stat(stat: &rustix::fs::Stat) -> Self {
+        let nanoseconds = |seconds: i64, rest: u64| {
+            let rest = i64::try_from(rest).unwrap_or_default();
+            seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+        };
+        Self {
+            size: stat.st_size.cast_unsigned(),
+            mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+            inode: stat.st_ino,
+        }
+    }
+
     /// Whether a change after `seen_ns` could leave this very stamp.
-    fn is_racy(&self, seen_ns: i64) -> bool {
+    pub(super) fn is_racy(&self, seen_ns: i64) -> bool {
         let granule = if self.mtime_ns % 1_000_000_000 == 0 {
             WHOLE_SECONDS_NS
         } else {

@@ -18,7 +18,9 @@ mod history;
 mod latest;
 mod locks;
 mod memo;
+mod past;
 mod receipts;
+mod seal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +35,9 @@ pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};
 pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
+pub use past::Remembered;
 pub use receipts::{Found, Unsound};
+pub use seal::Grounds;
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error};

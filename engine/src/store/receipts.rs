@@ -31,7 +31,7 @@ const CLOSE: &str = "}\n";
 pub struct Unsound(pub String);
 
 impl Store {
-    fn receipt_path(&self, key: &Digest) -> PathBuf {
+    pub(crate) fn receipt_path(&self, key: &Digest) -> PathBuf {
         fanned(&self.root().join("receipts"), key, ".json")
     }
 

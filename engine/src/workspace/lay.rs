@@ -65,6 +65,60 @@ fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
     }
 }
 
+/// The directories whose entries decide which files a source has; `None` when they are too many.
+pub fn directories(root: &Path, source: &Source, laid: &Laid) -> Option<Vec<PathBuf>> {
+    let path = root.join(&source.pattern);
+    let mut found = Vec::new();
+    let is_wild = |name: &&str| name.contains(['*', '?', '[']);
+    let wild = source.pattern.split('/').filter(is_wild).count();
+    if wild == 0 || path.exists() {
+        below(&path, &mut Vec::new(), &mut found)?;
+        return Some(found);
+    }
+    let fixed: PathBuf = source
+        .pattern
+        .split('/')
+        .take_while(|name| !is_wild(name))
+        .collect();
+    let fixed = root.join(fixed);
+    let last = source.pattern.rsplit('/').next().unwrap_or_default();
+    let are_files = laid
+        .parts()
+        .iter()
+        .all(|part| matches!(part, Laid::File(_)));
+    if wild == 1 && is_wild(&last) && are_files && last != "**" {
+        return Some(vec![fixed]);
+    }
+    below(&fixed, &mut Vec::new(), &mut found)?;
+    Some(found)
+}
+
+/// A directory and every directory below it, with links followed; nothing for a file.
+fn below(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Vec<PathBuf>) -> Option<()> {
+    /// Beyond this many, looking at them is no faster than laying the source out.
+    const MOST: usize = 10_000;
+    let Ok(metadata) = fs::metadata(path) else {
+        return Some(());
+    };
+    let identity = (metadata.dev(), metadata.ino());
+    if !metadata.is_dir() || above.contains(&identity) {
+        return Some(());
+    }
+    if found.len() == MOST {
+        return None;
+    }
+    found.push(path.to_owned());
+    above.push(identity);
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file {
+            below(&entry.path(), above, found)?;
+        }
+    }
+    above.pop();
+    Some(())
+}
+
 /// Patterns are text and skip names that are not: data must not vanish silently.
 fn refuse_unmatchable(root: &Path, pattern: &str) -> Result<(), String> {
     let is_plain = |name: &&str| !name.contains(['*', '?', '[']);

@@ -4,4 +4,5 @@ mod behaviour;
 mod built_in;
 mod crash;
 mod parts;
+mod why;
 mod world;

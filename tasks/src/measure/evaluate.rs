@@ -85,7 +85,7 @@ const BATCH_TOKENS: usize = 4096;
 
 impl TaskKind for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str =
         "Measures the bits per byte of a model on held-out text, source by source";
 

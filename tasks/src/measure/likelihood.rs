@@ -4,11 +4,10 @@
 
 use kbuild_engine::runner::Failure;
 
-use crate::model::{Batch, Core, Device, Head, Model, loss};
+use crate::model::{Batch, Core, Device, Head, Model};
 
 /// A language model ready to read.
 pub struct Reader {
-    model: Model,
     core: Core,
 }
 
@@ -30,24 +29,19 @@ impl Reader {
                 Failure::input("a reward model gives no likelihoods").help("bind a language model")
             );
         }
-        let core = Core::new(&model.config, Device::parse(device)?, threads)?;
-        Ok(Self { model, core })
-    }
-
-    pub fn model(&self) -> &Model {
-        &self.model
+        let core = Core::new(model, &Device::open(device, threads)?)?;
+        Ok(Self { core })
     }
 
     /// `ln p` of every token but the first of each sequence, in order.
     pub fn log_probabilities(&mut self, batch: &Batch) -> Result<Vec<f64>, Failure> {
         let (rows, targets) = predictions(batch);
-        let weights = &self.model.weights;
-        self.core.forward_only(weights, batch, None)?;
+        self.core.forward_only(batch, None)?;
         let mut out = vec![0.0; rows.len()];
-        self.core
-            .lm_head(weights, None, &rows, &mut |range, logits| {
-                loss::log_probabilities(logits, &targets[range.clone()], &mut out[range]);
-            });
+        self.core.lm_head(&rows, false, &mut |range, logits| {
+            let found = logits.log_probabilities(&targets[range.clone()]);
+            out[range].copy_from_slice(&found);
+        })?;
         Ok(out)
     }
 
@@ -57,7 +51,7 @@ impl Reader {
         context: &[u32],
         continuation: &[u32],
     ) -> Result<Continuation, Failure> {
-        let limit = self.model.config.max_position_embeddings + 1;
+        let limit = self.core.config().max_position_embeddings + 1;
         let mut tokens = [context, continuation].concat();
         tokens.drain(..tokens.len().saturating_sub(limit));
         let n = continuation.len().min(tokens.len().saturating_sub(1));
@@ -65,15 +59,13 @@ impl Reader {
         let batch = Batch::of([&tokens[..tokens.len().saturating_sub(1)]]);
         let rows: Vec<usize> = (batch.len() - n..batch.len()).collect();
         let targets = &tokens[tokens.len() - n..];
-        let weights = &self.model.weights;
-        self.core.forward_only(weights, &batch, None)?;
+        self.core.forward_only(&batch, None)?;
         let (mut sum, mut correct) = (0.0, 0);
-        self.core
-            .lm_head(weights, None, &rows, &mut |range, logits| {
-                let sums = loss::cross_entropy(logits, &targets[range], 1.0, 0.0, false);
-                sum -= sums.cross_entropy;
-                correct += sums.correct;
-            });
+        self.core.lm_head(&rows, false, &mut |range, logits| {
+            let sums = logits.cross_entropy(&targets[range], 1.0, 0.0, false);
+            sum -= sums.cross_entropy;
+            correct += sums.correct;
+        })?;
         Ok(Continuation {
             log_likelihood: sum,
             is_greedy: correct == n as u64,

@@ -55,7 +55,7 @@ impl Judged {
 
 impl TaskKind for EvaluateRewardModel {
     const NAME: &'static str = "evaluate-reward-model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "Measures the accuracy of a reward model on held-out preferences";
 
     type Params = Params;
@@ -98,7 +98,8 @@ impl TaskKind for EvaluateRewardModel {
         let there = pairs.len();
         let longest = params.max_length.min(model.config.max_position_embeddings);
         pairs.retain(|pair| pair.sequences().iter().all(|ids| ids.len() <= longest));
-        let judged = judge(&model, &pairs, context)?;
+        let parameters = model.config.parameter_count();
+        let judged = judge(model, &pairs, context)?;
         if judged.is_empty() {
             return Err(Failure::input("no held-out pair is left to judge")
                 .help("raise `max_length`, or check the preferences"));
@@ -106,7 +107,7 @@ impl TaskKind for EvaluateRewardModel {
         let mut report = summary(&judged);
         report["kind"] = json!(Self::NAME);
         report["too_long"] = json!(there - pairs.len());
-        report["parameters"] = json!(model.config.parameter_count());
+        report["parameters"] = json!(parameters);
         write_report(context.output("report"), &report)
     }
 }
@@ -136,22 +137,17 @@ fn read_pairs(artifact: &Artifact, model: &std::path::Path) -> Result<Vec<TokenP
 const BATCH_PAIRS: usize = 16;
 
 /// Rewards of both sides, each read at its last token.
-fn judge(
-    model: &Model,
-    pairs: &[TokenPair],
-    context: &mut Context,
-) -> Result<Vec<Judged>, Failure> {
+fn judge(model: Model, pairs: &[TokenPair], context: &mut Context) -> Result<Vec<Judged>, Failure> {
     if model.config.head != Head::Score {
         return Err(Failure::input("the model has no reward head")
             .help("bind the output of `reward-model`"));
     }
-    let device = Device::parse(context.device())?;
-    let mut core = Core::new(&model.config, device, context.threads())?;
+    let device = Device::open(context.device(), context.threads())?;
+    let mut core = Core::new(model, &device)?;
     let mut judged = Vec::with_capacity(pairs.len());
     for chunk in pairs.chunks(BATCH_PAIRS) {
         let rewards = rewards(
             &mut core,
-            model,
             &Batch::of(chunk.iter().flat_map(TokenPair::sequences)),
         )?;
         judged.extend(
@@ -174,13 +170,13 @@ fn judge(
 }
 
 /// The score at the last token of every sequence.
-pub fn rewards(core: &mut Core, model: &Model, batch: &Batch) -> Result<Vec<f64>, Failure> {
-    core.forward_only(&model.weights, batch, None)?;
+pub fn rewards(core: &mut Core, batch: &Batch) -> Result<Vec<f64>, Failure> {
+    core.forward_only(batch, None)?;
     let rows: Vec<usize> = batch.ends.iter().map(|end| end - 1).collect();
     let mut rewards = Vec::new();
-    core.score_head(&model.weights, None, &rows, &mut |scores| {
+    core.score_head(&rows, false, &mut |scores| {
         rewards = scores.iter().map(|score| f64::from(*score)).collect();
-    });
+    })?;
     Ok(rewards)
 }
 

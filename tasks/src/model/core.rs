@@ -1,40 +1,83 @@
-//! The training core: one Llama run forwards and backwards over flat arenas, on any device.
+//! The training core: one Llama on one device, run forwards and backwards.
 //!
 //! ```text
-//! forward(weights, batch) ─▶ hidden() ─▶ lm_head(rows, loss) … ─▶ backward(weights, grads)
+//! clear_grads ─▶ forward(batch) ─▶ lm_head(rows, loss) … ─▶ backward ─▶ … more micro-batches … ─▶ update(rate)
 //! ```
 //!
 //! `lm_head` never stores `[N, V]`: it makes a chunk of logits, lets the caller turn them into their gradient in place,
-//! and carries that on. It may be called several times between `forward` and `backward`; without `grads` it only shows
-//! the logits. Gradients add to what is there, so that micro-batches accumulate. It owns no weights and no optimiser.
+//! and carries that on. It may be called several times between `forward` and `backward`; without a gradient it only
+//! shows the logits. Gradients add up until they are cleared. Weights, gradients and moments live where the device can
+//! reach them; nothing here or above knows which one that is.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
 use rayon::ThreadPool;
 
 use super::batch::Batch;
 use super::config::{Config, Head};
-pub use super::cpu::LossFn;
-use super::cpu::Stack;
+use super::cpu::Cpu;
 use super::error::ModelError;
 use super::layout::Layout;
+use super::loss::{Distillation, Sums};
+use super::ops::timed::{Timed, Times};
+use super::optimizer::{AdamW, Rate};
+use super::stack::Stack;
+use super::weights::Model;
 
-/// Where the arithmetic happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Cpu,
+/// Where the arithmetic happens: an opened device, shared by all that clone it.
+#[derive(Clone)]
+pub struct Device(Place);
+
+#[derive(Clone)]
+enum Place {
+    Cpu(Cpu),
 }
 
 impl Device {
-    /// Reads the device of a request.
-    pub fn parse(name: &str) -> Result<Self, ModelError> {
+    /// Opens the device of a request. `threads` decides nothing but speed.
+    pub fn open(name: &str, threads: usize) -> Result<Self, ModelError> {
         match name {
-            "cpu" => Ok(Self::Cpu),
+            "cpu" => Self::cpu(threads),
             other => Err(ModelError::invalid(
                 format!("device `{other}` is not available in this build"),
                 "run with `device = \"cpu\"`",
             )),
+        }
+    }
+
+    /// The processor, with threads of its own: what else runs in the process does not share them.
+    pub fn cpu(threads: usize) -> Result<Self, ModelError> {
+        Ok(Self(Place::Cpu(Cpu::open(threads)?)))
+    }
+
+    /// The threads of this device, for work around it.
+    pub fn pool(&self) -> &ThreadPool {
+        let Place::Cpu(cpu) = &self.0;
+        cpu.pool()
+    }
+
+    fn engine(&self, model: Model) -> Box<dyn Engine> {
+        match &self.0 {
+            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &model.config, model.weights)),
+        }
+    }
+
+    fn timed_engine(&self, model: Model, times: Times) -> Box<dyn Engine> {
+        match &self.0 {
+            Place::Cpu(cpu) => {
+                let ops = cpu.clone();
+                let ops = Timed { ops, times };
+                Box::new(Stack::new(ops, &model.config, model.weights))
+            }
+        }
+    }
+
+    /// Floating-point operations a second of the best loop that the device knows, by measurement.
+    pub fn peak_flops(&self) -> f64 {
+        match &self.0 {
+            Place::Cpu(cpu) => cpu.peak_flops(),
         }
     }
 }
@@ -59,29 +102,80 @@ pub enum Site {
 /// Sees activations while a forward pass makes them: `(layer, site, values)`.
 pub type Observer<'a> = &'a mut (dyn FnMut(usize, Site, &[f32]) + Send);
 
-/// One model's buffers and threads.
-pub struct Core {
-    config: Config,
-    backend: Backend,
+/// Sees the logits of a part of the rows of a call; what it leaves is taken as their gradient.
+pub type HeadFn<'a> = &'a mut (dyn FnMut(Range<usize>, &mut dyn Logits) + Send);
+
+/// A chunk of logits `[n, V]`, wherever they are. One target a row; see [`Ops`](super::ops::Ops) for the losses.
+pub trait Logits {
+    fn cross_entropy(&mut self, targets: &[u32], weight: f64, z_loss: f64, gradient: bool) -> Sums;
+    fn distillation(
+        &mut self,
+        teacher: &Kept,
+        targets: &[u32],
+        options: Distillation,
+        weight: f64,
+        gradient: bool,
+    ) -> Sums;
+    fn log_probabilities(&self, targets: &[u32]) -> Vec<f64>;
+    fn log_probability_gradient(&mut self, targets: &[u32], coefficients: &[f64]);
+    /// A copy where they are, for a student.
+    fn keep(&self) -> Kept;
+    fn read(&self) -> Cow<'_, [f32]>;
+    fn write(&mut self, values: &[f32]);
 }
 
-enum Backend {
-    Cpu(Box<Stack>),
+/// Logits that were kept on their device.
+pub struct Kept(pub(super) Box<dyn Any + Send>);
+
+/// What a [`Core`] asks of a stack, whatever backend it runs on.
+pub(super) trait Engine: Send + Sync {
+    fn layout(&self) -> &Layout;
+    fn weights(&self) -> Cow<'_, [f32]>;
+    fn grads(&self) -> Cow<'_, [f32]>;
+    fn write_grads(&mut self, values: &[f32]);
+    fn clear_grads(&mut self);
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        keep: bool,
+        observer: Option<Observer>,
+    ) -> Result<(), ModelError>;
+    fn hidden(&self) -> Cow<'_, [f32]>;
+    fn head(
+        &mut self,
+        rows: &[usize],
+        chunk: usize,
+        gradient: bool,
+        loss: HeadFn,
+    ) -> Result<(), ModelError>;
+    fn backward(&mut self) -> Result<(), ModelError>;
+    fn start(&mut self, optimizer: AdamW);
+    fn update(&mut self, rate: Rate) -> Result<f64, ModelError>;
+    fn optimizer(&self) -> Option<AdamW>;
+}
+
+/// One model on a device.
+pub struct Core {
+    config: Config,
+    engine: Box<dyn Engine>,
 }
 
 impl Core {
-    /// A core for models of this shape. `threads` decides nothing but speed.
-    pub fn new(config: &Config, device: Device, threads: usize) -> Result<Self, ModelError> {
-        let Device::Cpu = device;
-        Self::on_pool(config, thread_pool(threads)?)
+    /// Brings a model to a device.
+    pub fn new(model: Model, device: &Device) -> Result<Self, ModelError> {
+        model.config.validate()?;
+        Ok(Self {
+            config: model.config.clone(),
+            engine: device.engine(model),
+        })
     }
 
-    /// A CPU core on threads that others use as well (a student and its teacher).
-    pub fn on_pool(config: &Config, pool: Arc<ThreadPool>) -> Result<Self, ModelError> {
-        config.validate()?;
+    /// The same, with the time of every operation added to `times`.
+    pub fn timed(model: Model, device: &Device, times: Times) -> Result<Self, ModelError> {
+        model.config.validate()?;
         Ok(Self {
-            config: config.clone(),
-            backend: Backend::Cpu(Box::new(Stack::new(config, pool))),
+            config: model.config.clone(),
+            engine: device.timed_engine(model, times),
         })
     }
 
@@ -90,105 +184,119 @@ impl Core {
     }
 
     pub fn layout(&self) -> &Layout {
-        self.cpu().layout()
+        self.engine.layout()
     }
 
-    /// The threads of this core, for work around it (optimiser, losses).
-    pub fn pool(&self) -> &Arc<ThreadPool> {
-        self.cpu().pool()
+    /// The weights as they are now.
+    pub fn weights(&self) -> Cow<'_, [f32]> {
+        self.engine.weights()
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> Model {
+        Model {
+            config: self.config.clone(),
+            layout: self.layout().clone(),
+            weights: self.weights().into_owned(),
+        }
     }
 
     /// Runs the stack and keeps what `backward` needs.
     ///
     /// # Errors
     /// A token outside the vocabulary, or ends that do not fit.
-    pub fn forward(&mut self, weights: &[f32], batch: &Batch) -> Result<(), ModelError> {
+    pub fn forward(&mut self, batch: &Batch) -> Result<(), ModelError> {
         batch.validate(self.config.vocab_size)?;
-        self.cpu_mut().forward(weights, batch, true, None);
-        Ok(())
+        self.engine.forward(batch, true, None)
     }
 
     /// Runs the stack for its hidden states alone, in the memory of one layer; `observer` sees every layer.
     pub fn forward_only(
         &mut self,
-        weights: &[f32],
         batch: &Batch,
         observer: Option<Observer>,
     ) -> Result<(), ModelError> {
         batch.validate(self.config.vocab_size)?;
-        self.cpu_mut().forward(weights, batch, false, observer);
-        Ok(())
+        self.engine.forward(batch, false, observer)
     }
 
     /// `[N, d]` after the final norm of the last forward pass.
-    pub fn hidden(&self) -> &[f32] {
-        self.cpu().hidden()
+    pub fn hidden(&self) -> Cow<'_, [f32]> {
+        self.engine.hidden()
     }
 
     /// Shows the logits `[n, V]` of the given rows (any order, chunk by chunk) to `loss` as `(range, logits)`,
-    /// `range` being the part of `rows` that is shown. With `grads`, what `loss` leaves in `logits` is taken as their gradient.
+    /// `range` being the part of `rows` that is shown. With `gradient`, what `loss` leaves is taken as their gradient.
     pub fn lm_head(
         &mut self,
-        weights: &[f32],
-        grads: Option<&mut [f32]>,
         rows: &[usize],
-        loss: LossFn,
-    ) {
+        gradient: bool,
+        loss: HeadFn,
+    ) -> Result<(), ModelError> {
         assert!(
             self.config.head == Head::Language,
             "a reward model has no vocabulary head"
         );
-        self.cpu_mut().head(weights, grads, rows, HEAD_CHUNK, loss);
+        self.engine.head(rows, HEAD_CHUNK, gradient, loss)
     }
 
-    /// Shows the scores `[n]` of the given rows, all at once; with `grads`, what `loss` leaves is their gradient.
+    /// Shows the scores `[n]` of the given rows, all at once; with `gradient`, what `loss` leaves is their gradient.
     pub fn score_head(
         &mut self,
-        weights: &[f32],
-        grads: Option<&mut [f32]>,
         rows: &[usize],
+        gradient: bool,
         loss: &mut (dyn FnMut(&mut [f32]) + Send),
-    ) {
+    ) -> Result<(), ModelError> {
         assert!(
             self.config.head == Head::Score,
             "a language model has no score head"
         );
-        let mut all = |_: Range<usize>, scores: &mut [f32]| loss(scores);
-        self.cpu_mut()
-            .head(weights, grads, rows, rows.len(), &mut all);
+        self.engine
+            .head(rows, rows.len(), gradient, &mut |_, scores| {
+                let mut values = scores.read().into_owned();
+                loss(&mut values);
+                scores.write(&values);
+            })
     }
 
-    /// Adds the gradient of everything that the heads were given since `forward` to `grads`. Once per `forward`.
-    pub fn backward(&mut self, weights: &[f32], grads: &mut [f32]) {
-        self.cpu_mut().backward(weights, grads);
+    /// Sets all gradients to 0: the beginning of an optimiser step.
+    pub fn clear_grads(&mut self) {
+        self.engine.clear_grads();
     }
 
-    fn cpu(&self) -> &Stack {
-        let Backend::Cpu(stack) = &self.backend;
-        stack
+    /// Adds the gradient of everything that the heads were given since `forward`. Once per `forward`.
+    pub fn backward(&mut self) -> Result<(), ModelError> {
+        self.engine.backward()
     }
 
-    fn cpu_mut(&mut self) -> &mut Stack {
-        let Backend::Cpu(stack) = &mut self.backend;
-        stack
+    /// Gradients so far, in the order of the arena.
+    pub fn grads(&self) -> Cow<'_, [f32]> {
+        self.engine.grads()
+    }
+
+    /// Replaces the gradients by values made elsewhere.
+    pub fn write_grads(&mut self, values: &[f32]) {
+        self.engine.write_grads(values);
+    }
+
+    /// Begins, or goes on with, a run of updates.
+    pub fn start(&mut self, optimizer: AdamW) {
+        self.engine.start(optimizer);
+    }
+
+    /// Clips the gradients and updates the weights; the norm before clipping.
+    ///
+    /// A norm that is not finite changes nothing: the caller sees it and decides.
+    pub fn update(&mut self, rate: Rate) -> Result<f64, ModelError> {
+        self.engine.update(rate)
+    }
+
+    /// The optimiser as it is now, if one was started.
+    pub fn optimizer(&self) -> Option<AdamW> {
+        self.engine.optimizer()
     }
 }
 
 /// Rows of logits that are alive at the same time. Enough for the gradient of the head matrix, which is read and
 /// written once per chunk, not to wait for memory.
 pub const HEAD_CHUNK: usize = 256;
-
-/// A pool of its own for a core: what else runs in the process does not share it.
-pub fn thread_pool(threads: usize) -> Result<Arc<ThreadPool>, ModelError> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .thread_name(|index| format!("core-{index}"))
-        .build()
-        .map(Arc::new)
-        .map_err(|error| {
-            ModelError::invalid(
-                format!("cannot start {threads} threads: {error}"),
-                "ask for fewer threads",
-            )
-        })
-}

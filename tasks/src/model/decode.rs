@@ -3,16 +3,21 @@
 //! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
 //! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::config::{Config, Head};
-use super::cpu::decode::{DecodeWeights, SLOTS, Slots};
+use super::core::Device;
+use super::cpu::decode::{DecodeWeights, Row, Slots};
+use super::cpu::log_sum_exp;
 use super::error::ModelError;
-use super::loss::log_sum_exp;
 use super::rng::Rng;
 use super::sampler::{Sampler, Sampling};
 use super::weights::Model;
+
+/// Sequences that are decoded at the same time by one thread, at most.
+const SLOTS: usize = 32;
+/// Tokens of prompts that a step takes in, at most, beside one token of every other sequence.
+const PREFILL: usize = 96;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,9 +78,9 @@ pub fn generate(
     model: &Model,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
-    pool: &ThreadPool,
+    device: &Device,
 ) -> Result<Vec<Generated>, ModelError> {
-    Decoder::new(model)?.generate(prompts, options, pool)
+    Decoder::new(model)?.generate(prompts, options, device)
 }
 
 impl<'a> Decoder<'a> {
@@ -97,9 +102,10 @@ impl<'a> Decoder<'a> {
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
-        pool: &ThreadPool,
+        device: &Device,
     ) -> Result<Vec<Generated>, ModelError> {
         let requests = self.requests(prompts, options)?;
+        let pool = device.pool();
         let per_task = requests
             .len()
             .div_ceil(pool.current_num_threads())
@@ -182,7 +188,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Works through requests with `SLOTS` of them at a time; a slot that is done takes the next.
+    /// Works through requests, some at a time; a slot that is done takes the next.
     fn run(
         &self,
         requests: &[Request],
@@ -191,38 +197,30 @@ impl<'a> Decoder<'a> {
     ) -> Vec<Generated> {
         let mut results: Vec<Generated> = requests.iter().map(|_| Generated::new()).collect();
         let longest = requests.iter().map(Request::capacity).max().unwrap_or(0);
-        let mut slots = Slots::new(self.config, longest);
+        let count = requests.len().min(SLOTS);
+        let mut slots = Slots::new(self.config, count, longest);
         let mut waiting = (0..requests.len()).filter(|at| requests[*at].limit > 0);
-        let mut active: [Option<Active>; SLOTS] =
-            std::array::from_fn(|_| waiting.next().map(Active::new));
+        let mut active: Vec<Option<Active>> = (0..count)
+            .map(|_| waiting.next().map(Active::new))
+            .collect();
         let mut sampler = Sampler::default();
         while active.iter().any(Option::is_some) {
-            let inputs = std::array::from_fn(|slot| {
-                (active[slot].as_ref()).map(|active| active.input(requests, &results))
-            });
-            slots.step(&self.weights, &inputs);
-            let speaks =
-                |active: &Active| active.position + 1 >= requests[active.request].prompt.len();
-            if !active.iter().flatten().any(speaks) {
-                active
-                    .iter_mut()
-                    .flatten()
-                    .for_each(|active| active.position += 1);
+            let (rows, speaking) = take_in(&mut active, requests, &results);
+            slots.step(&self.weights, &rows);
+            if speaking.is_empty() {
                 continue;
             }
-            let logits = slots.logits(&self.weights);
-            let rows = logits.chunks_exact(self.config.vocab_size);
-            for (place, logits) in active.iter_mut().zip(rows) {
-                let Some(active) = place else { continue };
-                active.position += 1;
-                let request = &requests[active.request];
-                if active.position < request.prompt.len() {
+            let logits = slots.logits(&self.weights, &speaking);
+            let logits = logits.chunks_exact(self.config.vocab_size);
+            for (row, logits) in speaking.iter().zip(logits) {
+                let place = &mut active[rows[*row].slot];
+                let Some(Active { request, .. }) = *place else {
                     continue;
-                }
-                let result = &mut results[active.request];
-                let token = result.extend(request, logits, options, &mut sampler);
+                };
+                let (asked, result) = (&requests[request], &mut results[request]);
+                let token = result.extend(asked, logits, options, &mut sampler);
                 let goes_on = on_token(token);
-                if result.is_done(request, token, options) || !goes_on {
+                if result.is_done(asked, token, options) || !goes_on {
                     *place = waiting.next().map(Active::new);
                 }
             }
@@ -261,14 +259,44 @@ impl Active {
         }
     }
 
-    fn input(&self, requests: &[Request], results: &[Generated]) -> (u32, usize) {
+    /// The token at a position, if it is known.
+    fn token(&self, requests: &[Request], results: &[Generated]) -> Option<u32> {
         let prompt = requests[self.request].prompt;
-        let token = match prompt.get(self.position) {
-            Some(token) => *token,
-            None => results[self.request].tokens[self.position - prompt.len()],
-        };
-        (token, self.position)
+        let response = &results[self.request].tokens;
+        let after = || response.get(self.position - prompt.len());
+        prompt.get(self.position).or_else(after).copied()
     }
+}
+
+/// The rows of the next step, and which of them a token follows: one row of every sequence that speaks, and as much of
+/// the prompts as fits.
+fn take_in(
+    active: &mut [Option<Active>],
+    requests: &[Request],
+    results: &[Generated],
+) -> (Vec<Row>, Vec<usize>) {
+    let (mut rows, mut speaking, mut room) = (Vec::new(), Vec::new(), PREFILL);
+    for (slot, active) in active.iter_mut().enumerate() {
+        let Some(active) = active else { continue };
+        let prompt = requests[active.request].prompt.len();
+        let some = 1 + room.min(prompt.saturating_sub(active.position + 1));
+        room -= some - 1;
+        for _ in 0..some {
+            let Some(token) = active.token(requests, results) else {
+                break;
+            };
+            rows.push(Row {
+                slot,
+                token,
+                position: active.position,
+            });
+            active.position += 1;
+        }
+        if active.position >= prompt {
+            speaking.push(rows.len() - 1);
+        }
+    }
+    (rows, speaking)
 }
 
 impl Generated {

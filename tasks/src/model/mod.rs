@@ -4,6 +4,7 @@
 //! Config ─▶ Layout (names → ranges of one flat arena) ─▶ Model (config + weights) ⇄ Hugging Face directory
 //!                                                             │
 //!                    Batch (packed sequences) ─▶ Core: forward ─▶ head + loss ─▶ backward ─▶ AdamW
+//!                                     Stack over Ops, the list of operations: Cpu | Plain (reference)
 //!                                                             └▶ decode (KV cache)
 //! ```
 //!
@@ -18,17 +19,21 @@ pub mod decode;
 mod error;
 pub mod layout;
 pub mod loss;
+pub mod ops;
 pub mod optimizer;
 pub mod reference;
 pub mod rng;
 pub mod rope;
 pub mod sampler;
 pub mod schedule;
+mod stack;
 pub mod weights;
 
 pub use batch::Batch;
 pub use config::{Config, Head, Llama3Scaling};
-pub use core::{Core, Device, Observer, Site};
+pub use core::{Core, Device, Kept, Logits, Observer, Site};
+pub use cpu::Cpu;
+pub use cpu::isa::Isa as InstructionSet;
 pub use decode::{Decoder, Finish, GenerateOptions, Generated, generate};
 pub use error::ModelError;
 pub use layout::Layout;

@@ -1,18 +1,18 @@
-//! AdamW over a flat arena, in place, with clipping by global norm.
+//! AdamW with clipping by global norm: constants of an update, and the state of a run. The arithmetic is the
+//! backend's (`ops`).
 //!
 //! Source: `torch.optim.AdamW` and `clip_grad_norm_` of torch 2.x; independent decay after Loshchilov and Hutter 2019
 //! in the form that Wortsman et al. 2024 use. It knows no schedule: the learning rate is an argument.
 
+use std::ops::Range;
 use std::path::Path;
 
-use rayon::ThreadPool;
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cpu::{REDUCTION_CHUNK, ordered_sum, row};
 use super::error::ModelError;
 use super::layout::Layout;
+use super::ops::AdamWStep;
 use super::weights::{F32View, convert, map, parse, write_safetensors};
 
 /// How weights decay.
@@ -54,14 +54,47 @@ impl Default for AdamWOptions {
     }
 }
 
-/// Moments and step count.
+impl AdamWOptions {
+    /// The constants of update `step` (from 1) of a gradient with this norm.
+    pub(super) fn at(&self, step: u64, rate: Rate, norm: f64) -> AdamWStep {
+        let exponent = step as f64;
+        let decay = match self.decay {
+            Decay::Coupled => rate.now * self.weight_decay,
+            Decay::Independent if rate.peak == 0.0 => 0.0,
+            Decay::Independent => rate.now / rate.peak * self.weight_decay,
+        };
+        AdamWStep {
+            clip: (self.max_grad_norm / (norm + 1e-6)).min(1.0) as f32,
+            keep: (1.0 - decay) as f32,
+            beta1: self.beta1 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            rate: (rate.now / (1.0 - self.beta1.powf(exponent))) as f32,
+            root: (1.0 / (1.0 - self.beta2.powf(exponent)).sqrt()) as f32,
+            eps: self.eps as f32,
+        }
+    }
+
+    /// What decays of an arena, ascending: matrices, and the embedding if it is to.
+    pub(super) fn decayed(&self, layout: &Layout) -> Vec<Range<usize>> {
+        let embedding = layout.embedding();
+        (layout.tensors().iter())
+            .filter(|tensor| tensor.decays())
+            .map(|tensor| tensor.range.clone())
+            .filter(|range| self.decay_embeddings || *range != embedding)
+            .collect()
+    }
+}
+
+/// Moments and step count, away from any device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
-    options: AdamWOptions,
+    pub(super) options: AdamWOptions,
     /// Updates done.
-    step: u64,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    pub(super) step: u64,
+    pub(super) first: Vec<f32>,
+    pub(super) second: Vec<f32>,
 }
 
 /// Learning rate of one update, and the peak of its schedule (for independent decay).
@@ -84,76 +117,6 @@ impl AdamW {
     /// Updates done so far.
     pub fn step(&self) -> u64 {
         self.step
-    }
-
-    /// Clips the gradient and updates the weights; the norm before clipping.
-    ///
-    /// A norm that is not finite changes nothing: the caller sees it and decides.
-    pub fn update(
-        &mut self,
-        pool: &ThreadPool,
-        layout: &Layout,
-        weights: &mut [f32],
-        grads: &[f32],
-        rate: Rate,
-    ) -> f64 {
-        pool.install(|| {
-            let norm = global_norm(grads);
-            if norm.is_finite() {
-                self.apply(layout, weights, grads, rate, norm);
-            }
-            norm
-        })
-    }
-
-    fn apply(
-        &mut self,
-        layout: &Layout,
-        weights: &mut [f32],
-        grads: &[f32],
-        rate: Rate,
-        norm: f64,
-    ) {
-        self.step += 1;
-        let options = self.options;
-        let exponent = self.step as f64;
-        let decay = match options.decay {
-            Decay::Coupled => rate.now * options.weight_decay,
-            Decay::Independent if rate.peak == 0.0 => 0.0,
-            Decay::Independent => rate.now / rate.peak * options.weight_decay,
-        };
-        let update = Update {
-            clip: (options.max_grad_norm / (norm + 1e-6)).min(1.0) as f32,
-            keep: (1.0 - decay) as f32,
-            beta1: options.beta1 as f32,
-            rest1: (1.0 - options.beta1) as f32,
-            beta2: options.beta2 as f32,
-            rest2: (1.0 - options.beta2) as f32,
-            rate: (rate.now / (1.0 - options.beta1.powf(exponent))) as f32,
-            root: (1.0 / (1.0 - options.beta2.powf(exponent)).sqrt()) as f32,
-            eps: options.eps as f32,
-        };
-        for tensor in layout.tensors() {
-            let embedding = tensor.range == layout.embedding();
-            let decays = tensor.decays() && (options.decay_embeddings || !embedding);
-            let update = if decays {
-                update
-            } else {
-                Update {
-                    keep: 1.0,
-                    ..update
-                }
-            };
-            let range = tensor.range.clone();
-            (
-                weights[range.clone()].par_chunks_mut(REDUCTION_CHUNK),
-                self.first[range.clone()].par_chunks_mut(REDUCTION_CHUNK),
-                self.second[range.clone()].par_chunks_mut(REDUCTION_CHUNK),
-                grads[range].par_chunks(REDUCTION_CHUNK),
-            )
-                .into_par_iter()
-                .for_each(|(w, m, v, g)| update_row(w, m, v, g, update));
-        }
     }
 
     /// Writes moments and step as safetensors (`m`, `v`, `step`).
@@ -201,41 +164,5 @@ impl AdamW {
             first: read("m", layout.len())?,
             second: read("v", layout.len())?,
         })
-    }
-}
-
-/// L2 norm of a whole gradient, summed in f64 in fixed chunks.
-pub fn global_norm(grads: &[f32]) -> f64 {
-    ordered_sum(grads, row::sum_of_squares).sqrt()
-}
-
-#[derive(Clone, Copy)]
-struct Update {
-    clip: f32,
-    keep: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    rate: f32,
-    root: f32,
-    eps: f32,
-}
-
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx2+fma",
-    "x86_64+avx2+fma"
-))]
-fn update_row(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], update: Update) {
-    let n = w.len();
-    let (m, v, g) = (&mut m[..n], &mut v[..n], &g[..n]);
-    for i in 0..n {
-        let g = g[i] * update.clip;
-        let first = update.beta1 * m[i] + update.rest1 * g;
-        let second = update.beta2 * v[i] + update.rest2 * g * g;
-        m[i] = first;
-        v[i] = second;
-        w[i] =
-            w[i] * update.keep - update.rate * first / (second.sqrt() * update.root + update.eps);
     }
 }

@@ -1,10 +1,8 @@
 //! The fast core against the plain reference, and the promises that no single operation can keep.
 
-use super::core::thread_pool;
-use super::loss::{
-    Distillation, cross_entropy, distillation, log_probabilities, log_probability_gradient,
-};
-use super::optimizer::{AdamW, AdamWOptions, Decay, Rate};
+use super::loss::Distillation;
+use super::ops::Ops;
+use super::optimizer::Rate;
 use super::reference::Reference;
 use super::*;
 use candle_core::Tensor;
@@ -111,23 +109,29 @@ fn targets(batch: &Batch) -> (Vec<usize>, Vec<u32>) {
         .unzip()
 }
 
-fn core(config: &Config, threads: usize) -> Core {
-    Core::new(config, Device::Cpu, threads).unwrap()
+fn core(model: &Model, threads: usize) -> Core {
+    Core::new(model.clone(), &Device::cpu(threads).unwrap()).unwrap()
 }
 
-/// Loss sum and gradient of cross entropy with weight 1 / N and z-loss.
-fn cross_entropy_step(core: &mut Core, weights: &[f32], batch: &Batch, z: f64) -> (f64, Vec<f32>) {
+/// Loss sum of cross entropy with weight 1 / N and z-loss; its gradient is in the core.
+fn cross_entropy_step(core: &mut Core, batch: &Batch, z: f64) -> f64 {
     let (rows, targets) = targets(batch);
     let weight = 1.0 / rows.len() as f64;
-    let mut grads = vec![0.0; core.layout().len()];
     let mut total = 0.0;
-    core.forward(weights, batch).unwrap();
-    core.lm_head(weights, Some(&mut grads), &rows, &mut |range, logits| {
-        let sums = cross_entropy(logits, &targets[range], weight, z, true);
+    core.clear_grads();
+    core.forward(batch).unwrap();
+    core.lm_head(&rows, true, &mut |range, logits| {
+        let sums = logits.cross_entropy(&targets[range], weight, z, true);
         total += weight * (sums.cross_entropy + z * sums.z);
-    });
-    core.backward(weights, &mut grads);
-    (total, grads)
+    })
+    .unwrap();
+    core.backward().unwrap();
+    total
+}
+
+fn norm(values: &[f32]) -> f64 {
+    let squares = values.iter().map(|value| f64::from(*value).powi(2));
+    squares.sum::<f64>().sqrt()
 }
 
 fn assert_close(found: &[f32], expected: &[f64], what: &str) {
@@ -150,7 +154,9 @@ fn loss_and_gradients_agree_with_the_reference() {
         let sequences = sequences(config, &[7, 2, 130, 1, 19]);
         let batch = Batch::of(&sequences);
         let z = 1e-2;
-        let (loss, grads) = cross_entropy_step(&mut core(config, 1), &model.weights, &batch, z);
+        let mut core = core(&model, 1);
+        let loss = cross_entropy_step(&mut core, &batch, z);
+        let grads = core.grads();
         let mut expected = Vec::new();
         for tokens in sequences.iter().filter(|tokens| tokens.len() > 1) {
             let last = tokens.len() - 1;
@@ -193,8 +199,9 @@ fn gradients_agree_with_finite_differences() {
     let config = &shapes()[0];
     let model = model(config, 6);
     let batch = Batch::of(sequences(config, &[9, 5]));
-    let mut core = core(config, 1);
-    let (_, grads) = cross_entropy_step(&mut core, &model.weights, &batch, 0.0);
+    let mut exact = core(&model, 1);
+    cross_entropy_step(&mut exact, &batch, 0.0);
+    let grads = exact.grads();
     let rng = Rng::new(1, "direction");
     for tensor in model.layout.tensors() {
         // Along one random direction per tensor, so that every element counts.
@@ -202,10 +209,13 @@ fn gradients_agree_with_finite_differences() {
             .map(|at| rng.normal(tensor.range.start as u64, at) as f32)
             .collect();
         let size = 1e-2 / (direction.len() as f32).sqrt();
-        let mut loss_at = |step: f32| {
-            let mut weights = model.weights.clone();
-            super::cpu::row::add_scaled(&mut weights[tensor.range.clone()], step, &direction);
-            cross_entropy_step(&mut core, &weights, &batch, 0.0).0
+        let loss_at = |step: f32| {
+            let mut moved = model.clone();
+            let weights = &mut moved.weights[tensor.range.clone()];
+            for (weight, along) in weights.iter_mut().zip(&direction) {
+                *weight += step * along;
+            }
+            cross_entropy_step(&mut core(&moved, 1), &batch, 0.0)
         };
         let measured = (loss_at(size) - loss_at(-size)) / (2.0 * f64::from(size));
         let grad = &grads[tensor.range.clone()];
@@ -214,7 +224,7 @@ fn gradients_agree_with_finite_differences() {
             .zip(&direction)
             .map(|(g, d)| f64::from(g * d))
             .sum();
-        let scale = super::optimizer::global_norm(grad).max(1e-3);
+        let scale = norm(grad).max(1e-3);
         assert!(
             (measured - expected).abs() < 2e-2 * scale,
             "{}: {measured} {expected}",
@@ -231,15 +241,17 @@ fn a_score_head_has_the_gradient_of_the_reference() {
     let sequences = sequences(config, &[6, 11]);
     let batch = Batch::of(&sequences);
     let reference = Reference::new(&reward).unwrap();
-    let mut core = core(config, 1);
-    let mut grads = vec![0.0; reward.weights.len()];
+    let mut core = core(&reward, 1);
     let mut scores = Vec::new();
-    core.forward(&reward.weights, &batch).unwrap();
-    core.score_head(&reward.weights, Some(&mut grads), &[5, 16], &mut |values| {
+    core.clear_grads();
+    core.forward(&batch).unwrap();
+    core.score_head(&[5, 16], true, &mut |values| {
         scores = values.to_vec();
         values.copy_from_slice(&[2.0, -3.0]);
-    });
-    core.backward(&reward.weights, &mut grads);
+    })
+    .unwrap();
+    core.backward().unwrap();
+    let grads = core.grads();
     let last = |tokens: &Vec<u32>| {
         reference
             .logits(tokens)
@@ -264,22 +276,20 @@ fn weighted_log_probabilities_have_the_gradient_of_the_reference() {
     let batch = Batch::of([&tokens]);
     let (rows, targets) = targets(&batch);
     let coefficients: Vec<f64> = (0..rows.len()).map(|i| i as f64 * 0.3 - 1.0).collect();
-    let mut core = core(config, 2);
-    let mut grads = vec![0.0; model.weights.len()];
+    let mut core = core(&model, 2);
     let mut found = vec![0.0; rows.len()];
-    core.forward(&model.weights, &batch).unwrap();
-    core.lm_head(&model.weights, None, &rows, &mut |range, logits| {
-        log_probabilities(logits, &targets[range.clone()], &mut found[range]);
-    });
-    core.lm_head(
-        &model.weights,
-        Some(&mut grads),
-        &rows,
-        &mut |range, logits| {
-            log_probability_gradient(logits, &targets[range.clone()], &coefficients[range]);
-        },
-    );
-    core.backward(&model.weights, &mut grads);
+    core.clear_grads();
+    core.forward(&batch).unwrap();
+    core.lm_head(&rows, false, &mut |range, logits| {
+        found[range.clone()].copy_from_slice(&logits.log_probabilities(&targets[range]));
+    })
+    .unwrap();
+    core.lm_head(&rows, true, &mut |range, logits| {
+        logits.log_probability_gradient(&targets[range.clone()], &coefficients[range]);
+    })
+    .unwrap();
+    core.backward().unwrap();
+    let grads = core.grads();
     let reference = Reference::new(&model).unwrap();
     let last = tokens.len() - 1;
     let logp = reference
@@ -302,6 +312,7 @@ fn distillation_agrees_with_finite_differences_and_vanishes_at_the_teacher() {
             .map(|at| 2.0 * rng.normal(step, at) as f32)
             .collect()
     };
+    let cpu = Cpu::open(1).unwrap();
     let (student, teacher, targets) = (draw(0), draw(1), [3, 0, 10]);
     for (temperature, kd_weight, squared) in [
         (1.0, 1.0, false),
@@ -320,18 +331,12 @@ fn distillation_agrees_with_finite_differences_and_vanishes_at_the_teacher() {
             1.0
         };
         let value = |logits: &[f32]| {
-            let sums = distillation(
-                &mut logits.to_vec(),
-                &teacher,
-                &targets,
-                options,
-                1.0,
-                false,
-            );
+            let mut logits = logits.to_vec();
+            let sums = cpu.distillation(&mut logits, &teacher, &targets, options, 1.0, false);
             kd_weight * factor * sums.divergence + (1.0 - kd_weight) * sums.cross_entropy
         };
         let mut grads = student.clone();
-        distillation(&mut grads, &teacher, &targets, options, 1.0, true);
+        cpu.distillation(&mut grads, &teacher, &targets, options, 1.0, true);
         for at in 0..n * v {
             let shifted = |step: f32| {
                 let mut logits = student.clone();
@@ -350,7 +355,7 @@ fn distillation_agrees_with_finite_differences_and_vanishes_at_the_teacher() {
             kd_weight: 1.0,
             ..options
         };
-        let sums = distillation(&mut same, &teacher, &targets, options, 1.0, true);
+        let sums = cpu.distillation(&mut same, &teacher, &targets, options, 1.0, true);
         assert!(sums.divergence.abs() < 1e-6);
         assert!(same.iter().all(|grad| grad.abs() < 1e-6));
     }
@@ -361,14 +366,12 @@ fn packed_sequences_are_as_good_as_alone() {
     let config = &shapes()[0];
     let model = model(config, 1);
     let sequences = sequences(config, &[70, 3, 129]);
-    let mut core = core(config, 1);
-    core.forward(&model.weights, &Batch::of(&sequences))
-        .unwrap();
+    let mut core = core(&model, 1);
+    core.forward(&Batch::of(&sequences)).unwrap();
     let packed = core.hidden().to_vec();
     let mut start = 0;
     for tokens in &sequences {
-        core.forward_only(&model.weights, &Batch::of([tokens]), None)
-            .unwrap();
+        core.forward_only(&Batch::of([tokens]), None).unwrap();
         let rows = start * config.hidden_size..(start + tokens.len()) * config.hidden_size;
         for (alone, packed) in core.hidden().iter().zip(&packed[rows]) {
             assert!((alone - packed).abs() < 1e-5);
@@ -382,12 +385,12 @@ fn the_future_changes_nothing() {
     let config = &shapes()[1];
     let model = model(config, 1);
     let mut tokens = sequences(config, &[150]).remove(0);
-    let mut core = core(config, 1);
-    core.forward(&model.weights, &Batch::of([&tokens])).unwrap();
+    let mut core = core(&model, 1);
+    core.forward(&Batch::of([&tokens])).unwrap();
     let before = core.hidden().to_vec();
     for at in [149, 100, 64, 1] {
         tokens[at] = (tokens[at] + 1) % config.vocab_size as u32;
-        core.forward(&model.weights, &Batch::of([&tokens])).unwrap();
+        core.forward(&Batch::of([&tokens])).unwrap();
         let d = config.hidden_size;
         assert_eq!(before[..at * d], core.hidden()[..at * d]);
         assert_ne!(
@@ -402,13 +405,12 @@ fn observers_see_every_layer_and_forward_only_agrees_with_forward() {
     let config = &shapes()[1];
     let model = model(config, 1);
     let batch = Batch::of(sequences(config, &[40, 20]));
-    let mut core = core(config, 2);
-    core.forward(&model.weights, &batch).unwrap();
+    let mut core = core(&model, 2);
+    core.forward(&batch).unwrap();
     let kept = core.hidden().to_vec();
     let mut seen = Vec::new();
     let mut previous: Vec<f32> = Vec::new();
     core.forward_only(
-        &model.weights,
         &batch,
         Some(&mut |layer, site, values| {
             seen.push((layer, site, values.len() / 60));
@@ -420,7 +422,7 @@ fn observers_see_every_layer_and_forward_only_agrees_with_forward() {
         }),
     )
     .unwrap();
-    assert_eq!(core.hidden(), kept);
+    assert_eq!(core.hidden(), kept.as_slice());
     let (d, f, queries) = (
         config.hidden_size,
         config.intermediate_size,
@@ -448,48 +450,30 @@ fn observers_see_every_layer_and_forward_only_agrees_with_forward() {
 
 /// Three training steps; the weights after them.
 fn train(config: &Config, lengths: &[usize], threads: usize) -> Vec<f32> {
-    let mut model = model(config, 2);
-    let mut core = core(config, threads);
-    let mut optimizer = AdamW::new(
-        &model.layout,
-        AdamWOptions {
-            weight_decay: 0.1,
-            ..Default::default()
-        },
-    );
+    let model = model(config, 2);
+    let mut core = core(&model, threads);
+    let options = AdamWOptions {
+        weight_decay: 0.1,
+        ..Default::default()
+    };
+    core.start(AdamW::new(&model.layout, options));
     for step in 0..3 {
         let mut lengths = lengths.to_vec();
         let count = lengths.len();
         lengths.rotate_left(step % count);
         let batch = Batch::of(sequences(config, &lengths));
-        let (_, grads) = cross_entropy_step(&mut core, &model.weights, &batch, 1e-4);
-        let pool = std::sync::Arc::clone(core.pool());
-        optimizer.update(
-            &pool,
-            &model.layout,
-            &mut model.weights,
-            &grads,
-            Rate {
-                now: 1e-2,
-                peak: 1e-2,
-            },
-        );
+        cross_entropy_step(&mut core, &batch, 1e-4);
+        let rate = Rate {
+            now: 1e-2,
+            peak: 1e-2,
+        };
+        core.update(rate).unwrap();
     }
-    model.weights
+    core.weights().into_owned()
 }
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let wide = Dims {
-        vocab: 600,
-        d: 72,
-        f: 700,
-        layers: 1,
-        heads: 3,
-        groups: 3,
-        hd: 24,
-        tied: true,
-    };
     let cases = [
         (shapes()[0].clone(), vec![300, 17, 260, 5]),
         (
@@ -497,7 +481,7 @@ fn the_number_of_threads_changes_no_bit() {
             vec![64, 64, 64, 64, 64, 64, 64, 64, 64],
         ),
         // Inner dimensions beyond 512: 700 of the feed-forward layer, 1100 tokens of the weight gradients.
-        (config(&wide), vec![700, 400]),
+        long_sums(),
         // More chunks than lanes.
         (shapes()[2].clone(), vec![1000, 900, 700]),
     ];
@@ -513,30 +497,61 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
+/// A shape whose sums run over more than 512 terms in every direction.
+fn long_sums() -> (Config, Vec<usize>) {
+    let wide = Dims {
+        vocab: 600,
+        d: 72,
+        f: 700,
+        layers: 1,
+        heads: 3,
+        groups: 3,
+        hd: 24,
+        tied: true,
+    };
+    (config(&wide), vec![700, 400])
+}
+
+#[test]
+fn the_instruction_set_changes_no_bit() {
+    let (config, lengths) = long_sums();
+    let best = train(&config, &lengths, 1);
+    for set in InstructionSet::available() {
+        let found = set.with(|| train(&config, &lengths, 2));
+        assert!(found == best, "{set:?}");
+    }
+}
+
+/// Bits of a small run. When they change, the versions of all kinds that compute with a model must rise.
+#[test]
+fn three_steps_give_the_pinned_bits() {
+    let (config, lengths) = long_sums();
+    let bytes: Vec<u8> = (train(&config, &lengths, 2).iter())
+        .flat_map(|weight| weight.to_le_bytes())
+        .collect();
+    assert_eq!(blake3::hash(&bytes).to_hex()[..16], *"97bf54397f05dee6");
+}
+
 #[test]
 fn micro_batches_add_up() {
     let config = &shapes()[0];
     let model = model(config, 1);
     let sequences = sequences(config, &[31, 8, 90]);
-    let mut core = core(config, 1);
+    let mut core = core(&model, 1);
     let whole = Batch::of(&sequences);
     let n = (whole.len() - 3) as f64;
     let mut step = |batches: &[Batch]| {
-        let mut grads = vec![0.0; model.weights.len()];
+        core.clear_grads();
         for batch in batches {
             let (rows, targets) = targets(batch);
-            core.forward(&model.weights, batch).unwrap();
-            core.lm_head(
-                &model.weights,
-                Some(&mut grads),
-                &rows,
-                &mut |range, logits| {
-                    cross_entropy(logits, &targets[range], 1.0 / n, 0.0, true);
-                },
-            );
-            core.backward(&model.weights, &mut grads);
+            core.forward(batch).unwrap();
+            core.lm_head(&rows, true, &mut |range, logits| {
+                logits.cross_entropy(&targets[range], 1.0 / n, 0.0, true);
+            })
+            .unwrap();
+            core.backward().unwrap();
         }
-        grads
+        core.grads().into_owned()
     };
     let together: Vec<f64> = step(&[whole]).into_iter().map(f64::from).collect();
     let apart = step(&[Batch::of(&sequences[..1]), Batch::of(&sequences[1..])]);
@@ -548,7 +563,6 @@ fn optimizer_state_survives_a_file_and_independent_decay_ignores_the_peak() {
     let config = &shapes()[0];
     let start = model(config, 1);
     let grads: Vec<f32> = start.weights.iter().map(|w| w * 0.1).collect();
-    let pool = thread_pool(1).unwrap();
     let options = AdamWOptions {
         weight_decay: 0.1,
         ..Default::default()
@@ -557,9 +571,12 @@ fn optimizer_state_survives_a_file_and_independent_decay_ignores_the_peak() {
         now: 1e-3,
         peak: 1e-2,
     };
-    let mut model_a = start.clone();
-    let mut optimizer = AdamW::new(&start.layout, options);
-    optimizer.update(&pool, &start.layout, &mut model_a.weights, &grads, rate);
+    let mut before = core(&start, 1);
+    before.start(AdamW::new(&start.layout, options));
+    before.write_grads(&grads);
+    before.update(rate).unwrap();
+    let optimizer = before.optimizer().unwrap();
+    assert_eq!(optimizer.step(), 1);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.safetensors");
     optimizer.save(&path).unwrap();
@@ -579,25 +596,15 @@ fn optimizer_state_survives_a_file_and_independent_decay_ignores_the_peak() {
         decay: Decay::Independent,
         ..options
     };
-    let none = vec![0.0; grads.len()];
     for peak in [1e-2, 1e-4] {
-        let mut weights = start.weights.clone();
-        AdamW::new(&start.layout, options).update(
-            &pool,
-            &start.layout,
-            &mut weights,
-            &none,
-            Rate {
-                now: 0.5 * peak,
-                peak,
-            },
-        );
-        let at = start
-            .layout
-            .find("model.layers.0.mlp.up_proj.weight")
-            .unwrap()
-            .range
-            .start;
+        let mut decaying = core(&start, 1);
+        decaying.start(AdamW::new(&start.layout, options));
+        decaying.clear_grads();
+        let now = 0.5 * peak;
+        decaying.update(Rate { now, peak }).unwrap();
+        let weights = decaying.weights();
+        let up = start.layout.find("model.layers.0.mlp.up_proj.weight");
+        let at = up.unwrap().range.start;
         assert!((weights[at] / start.weights[at] - 0.995).abs() < 1e-6);
         let norm = start.layout.norm().start;
         assert_eq!(weights[norm], start.weights[norm]);
@@ -607,24 +614,18 @@ fn optimizer_state_survives_a_file_and_independent_decay_ignores_the_peak() {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     let start = model(&shapes()[0], 1);
-    let mut optimizer = AdamW::new(&start.layout, AdamWOptions::default());
+    let mut core = core(&start, 1);
+    core.start(AdamW::new(&start.layout, AdamWOptions::default()));
     let mut grads = vec![0.1; start.weights.len()];
     grads[3] = f32::NAN;
-    let mut weights = start.weights.clone();
-    let pool = thread_pool(1).unwrap();
-    let norm = optimizer.update(
-        &pool,
-        &start.layout,
-        &mut weights,
-        &grads,
-        Rate {
-            now: 1.0,
-            peak: 1.0,
-        },
-    );
-    assert!(norm.is_nan());
-    assert_eq!(weights, start.weights);
-    assert_eq!(optimizer.step(), 0);
+    core.write_grads(&grads);
+    let rate = Rate {
+        now: 1.0,
+        peak: 1.0,
+    };
+    assert!(core.update(rate).unwrap().is_nan());
+    assert_eq!(core.weights(), start.weights.as_slice());
+    assert_eq!(core.optimizer().unwrap().step(), 0);
 }
 
 #[test]
@@ -637,11 +638,11 @@ fn greedy_decoding_agrees_with_the_training_forward() {
             sampling: Sampling::GREEDY,
             ..Default::default()
         };
-        let pool = thread_pool(1).unwrap();
-        let mut core = core(config, 1);
+        let device = Device::cpu(1).unwrap();
+        let mut core = core(&model, 1);
         for (prompt, response) in prompts
             .iter()
-            .zip(generate(&model, &prompts, &options, &pool).unwrap())
+            .zip(generate(&model, &prompts, &options, &device).unwrap())
         {
             assert_eq!(
                 (response.tokens.len(), response.finish),
@@ -649,15 +650,17 @@ fn greedy_decoding_agrees_with_the_training_forward() {
             );
             let batch = Batch::of([[prompt.as_slice(), &response.tokens].concat()]);
             let rows: Vec<usize> = (prompt.len() - 1..batch.len() - 1).collect();
-            core.forward_only(&model.weights, &batch, None).unwrap();
+            core.forward_only(&batch, None).unwrap();
             let mut logp = vec![0.0; rows.len()];
-            core.lm_head(&model.weights, None, &rows, &mut |range, logits| {
-                let n = logits.len() / range.len();
-                for (logits, token) in logits.chunks(n).zip(&response.tokens[range.clone()]) {
+            core.lm_head(&rows, false, &mut |range, logits| {
+                let tokens = &response.tokens[range.clone()];
+                let values = logits.read();
+                for (logits, token) in values.chunks(config.vocab_size).zip(tokens) {
                     assert_eq!(sampler::argmax(logits), *token);
                 }
-                log_probabilities(logits, &response.tokens[range.clone()], &mut logp[range]);
-            });
+                logp[range].copy_from_slice(&logits.log_probabilities(tokens));
+            })
+            .unwrap();
             for (decoded, trained) in response.log_probs.iter().zip(logp) {
                 assert!((f64::from(*decoded) - trained).abs() < 1e-4);
             }
@@ -677,7 +680,7 @@ fn a_sample_depends_on_its_prompt_alone() {
         seed: 11,
         ..Default::default()
     };
-    let all = generate(&model, &prompts, &options, &thread_pool(3).unwrap()).unwrap();
+    let all = generate(&model, &prompts, &options, &Device::cpu(3).unwrap()).unwrap();
     assert_eq!(all.len(), 3 * prompts.len());
     assert!(all.iter().any(|response| response.finish == Finish::Stop));
     for response in &all {
@@ -687,9 +690,9 @@ fn a_sample_depends_on_its_prompt_alone() {
             .is_some_and(|token| [4, 5].contains(token));
         assert_eq!(response.finish == Finish::Stop, stopped);
     }
-    let pool = thread_pool(1).unwrap();
+    let device = Device::cpu(1).unwrap();
     for (at, prompt) in prompts.iter().enumerate().rev().step_by(7) {
-        let alone = generate(&model, std::slice::from_ref(prompt), &options, &pool).unwrap();
+        let alone = generate(&model, std::slice::from_ref(prompt), &options, &device).unwrap();
         assert_eq!(alone, all[3 * at..3 * at + 3]);
     }
     let decoder = Decoder::new(&model).unwrap();
@@ -708,17 +711,23 @@ fn a_sample_depends_on_its_prompt_alone() {
 fn prompts_that_cannot_be_used_are_refused_with_a_way_out() {
     let config = &shapes()[0];
     let model = model(config, 3);
-    let pool = thread_pool(1).unwrap();
+    let device = Device::cpu(1).unwrap();
     for (prompt, expected) in [
         (vec![], "is empty"),
         (vec![0; 1025], "the context is 1024"),
         (vec![37], "token 37"),
     ] {
-        let error = generate(&model, &[prompt], &GenerateOptions::default(), &pool).unwrap_err();
+        let error = generate(&model, &[prompt], &GenerateOptions::default(), &device).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(!error.help().is_empty());
     }
-    let full = generate(&model, &[vec![0; 1024]], &GenerateOptions::default(), &pool).unwrap();
+    let full = generate(
+        &model,
+        &[vec![0; 1024]],
+        &GenerateOptions::default(),
+        &device,
+    )
+    .unwrap();
     assert!(full[0].tokens.is_empty());
 }
 
@@ -726,10 +735,8 @@ fn prompts_that_cannot_be_used_are_refused_with_a_way_out() {
 fn tokens_outside_the_vocabulary_are_refused() {
     let config = &shapes()[0];
     let model = model(config, 3);
-    let mut core = core(config, 1);
-    let error = core
-        .forward(&model.weights, &Batch::of([[1, 37]]))
-        .unwrap_err();
+    let mut core = core(&model, 1);
+    let error = core.forward(&Batch::of([[1, 37]])).unwrap_err();
     assert!(error.to_string().contains("token 37 at 1"), "{error}");
-    assert!(core.forward(&model.weights, &Batch::new()).is_ok());
+    assert!(core.forward(&Batch::new()).is_ok());
 }

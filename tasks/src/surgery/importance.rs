@@ -80,7 +80,7 @@ impl Params {
 
 impl TaskKind for Importance {
     const NAME: &'static str = "importance";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str =
         "Scores channels, neurons, heads and layers of a model by their activations";
 
@@ -180,8 +180,8 @@ fn measure(
     params: &Params,
     context: &mut Context,
 ) -> Result<Scores, Failure> {
-    let device = Device::parse(context.device())?;
-    let mut core = Core::new(&model.config, device, context.threads())?;
+    let device = Device::open(context.device(), context.threads())?;
+    let mut core = Core::new(model.clone(), &device)?;
     let mut tally = Tally::new(
         &model.config,
         Aggregations {
@@ -191,7 +191,7 @@ fn measure(
     );
     let mut done = 0;
     for chunk in sequences.chunks(params.micro_batch) {
-        observe(&mut core, model, &Batch::of(chunk), &mut tally)?;
+        observe(&mut core, &Batch::of(chunk), &mut tally)?;
         done += chunk.len();
         context.progress(done as u64, sequences.len() as u64, "sequences");
         if context.should_stop() {
@@ -202,12 +202,7 @@ fn measure(
 }
 
 /// Adds one micro-batch to a tally.
-pub fn observe(
-    core: &mut Core,
-    model: &Model,
-    batch: &Batch,
-    tally: &mut Tally,
-) -> Result<(), Failure> {
+pub fn observe(core: &mut Core, batch: &Batch, tally: &mut Tally) -> Result<(), Failure> {
     let mut before: Vec<f32> = Vec::new();
     let mut see = |layer: usize, site: Site, values: &[f32]| match site {
         Site::LayerInput => {
@@ -220,7 +215,7 @@ pub fn observe(
         Site::Activated => tally.intermediate(layer, values, batch),
         Site::LayerOutput => tally.block(layer, &before, values),
     };
-    core.forward_only(&model.weights, batch, Some(&mut see))?;
+    core.forward_only(batch, Some(&mut see))?;
     tally.end_batch();
     Ok(())
 }

@@ -103,7 +103,7 @@ impl Params {
 
 impl TaskKind for Distill {
     const NAME: &'static str = "distill";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a student on a teacher's distributions";
     type Params = Params;
 
@@ -176,10 +176,9 @@ impl TaskKind for Distill {
             params.reading(mixture(context, &params.mixture)?),
         )?;
         note_epochs(context, &source);
-        let pool = steps::pool(context)?;
+        let device = steps::device(context)?;
         let loss = TokenLoss::Teacher(Box::new(Teacher {
-            core: Core::on_pool(&taught.config, pool.clone())?,
-            model: taught,
+            core: Core::new(taught, &device)?,
             options: Distillation {
                 temperature: params.temperature,
                 kd_weight: params.kd_weight,
@@ -188,7 +187,7 @@ impl TaskKind for Distill {
         }));
         let mut objective = TokenObjective { source, loss };
         let training = params.training();
-        let trained = steps::train(context, &training, pool, model, None, &mut objective)?;
+        let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }

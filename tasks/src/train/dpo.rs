@@ -15,7 +15,7 @@ use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, pr
 use super::records::TokenPair;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::{Core, loss};
+use crate::model::Core;
 
 pub struct Dpo;
 
@@ -111,7 +111,7 @@ impl Params {
 
 impl TaskKind for Dpo {
     const NAME: &'static str = "dpo";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a policy on preference pairs";
     type Params = Params;
 
@@ -186,9 +186,9 @@ impl TaskKind for Dpo {
             context.note("there are no pairs: the policy stays as it is");
         }
         let mut objective = Preferences::new(&params, pairs, reference);
-        let pool = steps::pool(context)?;
+        let device = steps::device(context)?;
         let training = params.training();
-        let trained = steps::train(context, &training, pool, model, None, &mut objective)?;
+        let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
@@ -244,18 +244,16 @@ impl Preferences {
         }
     }
 
-    /// Adds the pairs of one micro-batch: their numbers to `metrics`, their gradient to `grads`.
+    /// Adds the pairs of one micro-batch: their numbers to `metrics`, their gradient to `core`.
     fn micro_batch(
         &self,
         group: &[usize],
         size: StepSize,
         core: &mut Core,
-        weights: &[f32],
-        grads: &mut [f32],
         metrics: &mut PairMetrics,
     ) -> Result<(), Failure> {
         let batch = PairBatch::of(group.iter().map(|&pair| &self.pairs[pair]));
-        let found = batch.log_probabilities(core, weights, true)?;
+        let found = batch.log_probabilities(core, true)?;
         let sums = batch.sums(&found);
         let mut slopes = vec![0.0; batch.rows.len()];
         for (place, &pair) in group.iter().enumerate() {
@@ -274,11 +272,10 @@ impl Preferences {
                 size.pairs,
             );
         }
-        core.lm_head(weights, Some(grads), &batch.rows, &mut |rows, logits| {
-            loss::log_probability_gradient(logits, &batch.targets[rows.clone()], &slopes[rows]);
-        });
-        core.backward(weights, grads);
-        Ok(())
+        core.lm_head(&batch.rows, true, &mut |rows, logits| {
+            logits.log_probability_gradient(&batch.targets[rows.clone()], &slopes[rows]);
+        })?;
+        Ok(core.backward()?)
     }
 
     fn logps(&self, pair: usize, batch: &PairBatch, sums: &[f64], place: usize) -> PairLogps {
@@ -309,18 +306,12 @@ impl Objective for Preferences {
         self.tokens[step as usize]
     }
 
-    fn step(
-        &mut self,
-        step: u64,
-        core: &mut Core,
-        weights: &[f32],
-        grads: &mut [f32],
-    ) -> Result<StepReport, Failure> {
+    fn step(&mut self, step: u64, core: &mut Core) -> Result<StepReport, Failure> {
         let chosen = self.order.step(step);
         let size = self.step_size(&chosen);
         let mut metrics = PairMetrics::default();
         for group in groups(&self.pairs, &chosen, self.micro_batch_tokens) {
-            self.micro_batch(&group, size, core, weights, grads, &mut metrics)?;
+            self.micro_batch(&group, size, core, &mut metrics)?;
         }
         Ok(report(&metrics, size.pairs))
     }

@@ -91,7 +91,7 @@ impl PairLogProbabilities {
 
 impl TaskKind for LogProbabilities {
     const NAME: &'static str = "log-probabilities";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "log-probabilities of preference pairs under a reference model";
     type Params = Params;
 
@@ -130,7 +130,7 @@ impl TaskKind for LogProbabilities {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         model_files::check_vocab(context.one("pairs"), &tokenizer)?;
         let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
-        let mut core = Core::on_pool(&model.config, steps::pool(context)?)?;
+        let mut core = Core::new(model, &steps::device(context)?)?;
         let all: Vec<usize> = (0..pairs.len()).collect();
         let mut found = PairLogProbabilities::default();
         for group in groups(&pairs, &all, params.micro_batch_tokens) {
@@ -138,7 +138,7 @@ impl TaskKind for LogProbabilities {
                 return Err(Failure::interrupted());
             }
             let batch = PairBatch::of(group.iter().map(|&pair| &pairs[pair]));
-            let tokens = batch.log_probabilities(&mut core, &model.weights, false)?;
+            let tokens = batch.log_probabilities(&mut core, false)?;
             for pair in batch.sums(&tokens).chunks_exact(2) {
                 found.chosen.push(pair[0]);
                 found.rejected.push(pair[1]);

@@ -10,7 +10,7 @@ use kbuild_engine::runner::Failure;
 use super::order::permutation;
 use super::records::{self, TokenPair};
 use super::steps::micro_batches;
-use crate::model::{Batch, Config, Core, loss};
+use crate::model::{Batch, Config, Core};
 
 /// Pairs in the order chosen, rejected, chosen, rejected, …
 #[derive(Debug, Default)]
@@ -48,20 +48,16 @@ impl PairBatch {
 
     /// `ln p` of every completion token under the weights; the core is left as after a forward pass. With `keep`, a
     /// gradient may follow.
-    pub fn log_probabilities(
-        &self,
-        core: &mut Core,
-        weights: &[f32],
-        keep: bool,
-    ) -> Result<Vec<f64>, Failure> {
+    pub fn log_probabilities(&self, core: &mut Core, keep: bool) -> Result<Vec<f64>, Failure> {
         match keep {
-            true => core.forward(weights, &self.batch)?,
-            false => core.forward_only(weights, &self.batch, None)?,
+            true => core.forward(&self.batch)?,
+            false => core.forward_only(&self.batch, None)?,
         }
         let mut found = vec![0.0; self.rows.len()];
-        core.lm_head(weights, None, &self.rows, &mut |rows, logits| {
-            loss::log_probabilities(logits, &self.targets[rows.clone()], &mut found[rows]);
-        });
+        core.lm_head(&self.rows, false, &mut |rows, logits| {
+            let targets = &self.targets[rows.clone()];
+            found[rows].copy_from_slice(&logits.log_probabilities(targets));
+        })?;
         Ok(found)
     }
 

@@ -99,7 +99,7 @@ impl Params {
 
 impl TaskKind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a fresh or given model on tokens";
     type Params = Params;
 
@@ -206,8 +206,15 @@ impl TaskKind for Pretrain {
             z_loss: params.z_loss,
         };
         let mut objective = TokenObjective { source, loss };
-        let pool = steps::pool(context)?;
-        let trained = steps::train(context, &training, pool, model, optimizer, &mut objective)?;
+        let device = steps::device(context)?;
+        let trained = steps::train(
+            context,
+            &training,
+            &device,
+            model,
+            optimizer,
+            &mut objective,
+        )?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)?;
         let model = facts::of_config(&trained.model.config);

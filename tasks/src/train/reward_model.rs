@@ -61,7 +61,7 @@ training_params! {
 
 impl TaskKind for RewardModel {
     const NAME: &'static str = "reward-model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "trains a reward model on preference pairs";
     type Params = Params;
 
@@ -135,9 +135,9 @@ impl TaskKind for RewardModel {
         }
         let model = trunk.with_score_head(params.seed)?;
         let mut objective = Rewards::new(&params, pairs);
-        let pool = steps::pool(context)?;
+        let device = steps::device(context)?;
         let training = params.training();
-        let trained = steps::train(context, &training, pool, model, None, &mut objective)?;
+        let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
@@ -149,12 +149,12 @@ pub fn last_rows(batch: &Batch) -> Vec<usize> {
 }
 
 /// The rewards of sequences under a reward model.
-pub fn rewards(core: &mut Core, weights: &[f32], batch: &Batch) -> Result<Vec<f64>, Failure> {
-    core.forward_only(weights, batch, None)?;
+pub fn rewards(core: &mut Core, batch: &Batch) -> Result<Vec<f64>, Failure> {
+    core.forward_only(batch, None)?;
     let mut found = Vec::new();
-    core.score_head(weights, None, &last_rows(batch), &mut |scores| {
+    core.score_head(&last_rows(batch), false, &mut |scores| {
         found.extend(scores.iter().map(|score| f64::from(*score)));
-    });
+    })?;
     Ok(found)
 }
 
@@ -203,13 +203,7 @@ impl Objective for Rewards {
         self.tokens[step as usize]
     }
 
-    fn step(
-        &mut self,
-        step: u64,
-        core: &mut Core,
-        weights: &[f32],
-        grads: &mut [f32],
-    ) -> Result<StepReport, Failure> {
+    fn step(&mut self, step: u64, core: &mut Core) -> Result<StepReport, Failure> {
         let chosen = self.order.step(step);
         let n = chosen.len() as f64;
         let mut report = StepReport {
@@ -219,25 +213,20 @@ impl Objective for Rewards {
         let (mut accuracy, mut margin, mut reward) = (0.0, 0.0, 0.0);
         for group in groups(&self.pairs, &chosen, self.micro_batch_tokens) {
             let batch = PairBatch::of(group.iter().map(|&pair| &self.pairs[pair]));
-            core.forward(weights, &batch.batch)?;
-            core.score_head(
-                weights,
-                Some(grads),
-                &last_rows(&batch.batch),
-                &mut |scores| {
-                    for (scores, &pair) in scores.chunks_exact_mut(2).zip(&group) {
-                        let (c, r) = (f64::from(scores[0]), f64::from(scores[1]));
-                        let value = bradley_terry(c, r, self.margin_of(pair), self.centring);
-                        report.loss += value.loss / n;
-                        accuracy += if c > r { 1.0 / n } else { 0.0 };
-                        margin += (c - r) / n;
-                        reward += (c + r) / (2.0 * n);
-                        scores[0] = (value.d_chosen / n) as f32;
-                        scores[1] = (value.d_rejected / n) as f32;
-                    }
-                },
-            );
-            core.backward(weights, grads);
+            core.forward(&batch.batch)?;
+            core.score_head(&last_rows(&batch.batch), true, &mut |scores| {
+                for (scores, &pair) in scores.chunks_exact_mut(2).zip(&group) {
+                    let (c, r) = (f64::from(scores[0]), f64::from(scores[1]));
+                    let value = bradley_terry(c, r, self.margin_of(pair), self.centring);
+                    report.loss += value.loss / n;
+                    accuracy += if c > r { 1.0 / n } else { 0.0 };
+                    margin += (c - r) / n;
+                    reward += (c + r) / (2.0 * n);
+                    scores[0] = (value.d_chosen / n) as f32;
+                    scores[1] = (value.d_rejected / n) as f32;
+                }
+            })?;
+            core.backward()?;
         }
         report.extra.insert("accuracy", accuracy);
         report.extra.insert("margin", margin);

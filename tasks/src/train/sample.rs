@@ -66,7 +66,7 @@ impl Default for Params {
 
 impl TaskKind for Sample {
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "samples responses of a model to prompts";
     type Params = Params;
 
@@ -153,7 +153,7 @@ impl TaskKind for Sample {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         let options = options(&params, &model.config.eos_token_id)?;
         let prompts = prompts(&params, context, &tokenizer)?;
-        let pool = steps::pool(context)?;
+        let device = steps::device(context)?;
         let decoder = Decoder::new(&model)?;
         let mut journal = Journal::open(context)?;
         let mut done = journal.read(&prompts);
@@ -165,7 +165,7 @@ impl TaskKind for Sample {
             }
             let group = &prompts[done.len()..prompts.len().min(done.len() + GROUP)];
             let ids: Vec<Vec<u32>> = group.iter().map(|(_, ids)| ids.clone()).collect();
-            let generated = decoder.generate(&ids, &options, &pool)?;
+            let generated = decoder.generate(&ids, &options, &device)?;
             for ((record, ids), responses) in group.iter().zip(generated.chunks(params.k)) {
                 let sampled = SampledPrompt {
                     prompt: params.first + done.len(),

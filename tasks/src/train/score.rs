@@ -50,7 +50,7 @@ impl Default for Params {
 
 impl TaskKind for Score {
     const NAME: &'static str = "score";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "scores sampled responses";
     type Params = Params;
 
@@ -176,14 +176,14 @@ fn model_scores(
         longest,
         "the longest response with its prompt",
     )?;
-    let mut core = Core::on_pool(&model.config, steps::pool(context)?)?;
+    let mut core = Core::new(model, &steps::device(context)?)?;
     let mut scores = Vec::with_capacity(sequences.len());
     for group in micro_batches(&lengths, params.micro_batch_tokens) {
         if context.should_stop() {
             return Err(Failure::interrupted());
         }
         let batch = Batch::of(&sequences[group]);
-        scores.extend(rewards(&mut core, &model.weights, &batch)?);
+        scores.extend(rewards(&mut core, &batch)?);
         context.progress(scores.len() as u64, sequences.len() as u64, "responses");
     }
     let penalised =

@@ -63,7 +63,7 @@ struct Report {
 
 impl TaskKind for Sft {
     const NAME: &'static str = "sft";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "fine-tunes a model on conversations";
     type Params = Params;
 
@@ -167,9 +167,9 @@ impl TaskKind for Sft {
         check(&params, &report)?;
         let loss = TokenLoss::CrossEntropy { z_loss: 0.0 };
         let mut objective = TokenObjective { source, loss };
-        let pool = steps::pool(context)?;
+        let device = steps::device(context)?;
         let training = params.training();
-        let trained = steps::train(context, &training, pool, model, None, &mut objective)?;
+        let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_report(context.output("report"), &report)?;
         write_metrics(context, &trained.metrics)

@@ -4,18 +4,15 @@
 //! it saves and when decides nothing: a resumed run and an uninterrupted one are equal bit for bit.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kbuild_engine::runner::{AtPath, Context, Failure};
-use rayon::ThreadPool;
 use serde_json::Value;
 
 use super::checkpoint;
 use super::params::Training;
-use crate::model::core::thread_pool;
 use crate::model::optimizer::Rate;
-use crate::model::{AdamW, Core, Device, Model};
+use crate::model::{AdamW, Core, Device, InstructionSet, Model};
 
 /// What is trained.
 pub trait Objective {
@@ -25,14 +22,8 @@ pub trait Objective {
     /// Tokens that steps before `step` send through the trained model.
     fn tokens_before(&self, step: u64) -> u64;
 
-    /// Adds the gradient of the loss of step `step` to `grads`, which is 0 at first.
-    fn step(
-        &mut self,
-        step: u64,
-        core: &mut Core,
-        weights: &[f32],
-        grads: &mut [f32],
-    ) -> Result<StepReport, Failure>;
+    /// Adds the gradient of the loss of step `step` to those of `core`, which are 0 at first.
+    fn step(&mut self, step: u64, core: &mut Core) -> Result<StepReport, Failure>;
 }
 
 /// What one step was.
@@ -61,13 +52,12 @@ pub struct Trained {
 pub fn train(
     context: &mut Context,
     training: &Training,
-    pool: Arc<ThreadPool>,
+    device: &Device,
     model: Model,
     optimizer: Option<AdamW>,
     objective: &mut dyn Objective,
 ) -> Result<Trained, Failure> {
-    let core = Core::on_pool(&model.config, pool)?;
-    let mut run = Run::start(context, training, model, optimizer, core)?;
+    let mut run = Run::start(context, training, model, optimizer, device)?;
     let steps = objective.steps();
     let total = objective.tokens_before(steps);
     let mut saves = Saves::new();
@@ -85,8 +75,8 @@ pub fn train(
     context.progress(total, total, "tokens");
     checkpoint::clear(context.partial())?;
     Ok(Trained {
-        model: run.model,
-        optimizer: run.optimizer,
+        model: run.core.model(),
+        optimizer: run.optimizer(),
         metrics: run.metrics,
     })
 }
@@ -95,9 +85,6 @@ struct Run<'a> {
     training: &'a Training,
     environment: String,
     core: Core,
-    model: Model,
-    optimizer: AdamW,
-    grads: Vec<f32>,
     metrics: String,
     step: u64,
 }
@@ -108,7 +95,7 @@ impl<'a> Run<'a> {
         training: &'a Training,
         model: Model,
         optimizer: Option<AdamW>,
-        core: Core,
+        device: &Device,
     ) -> Result<Self, Failure> {
         let environment = environment(context.device());
         let options = training.adamw();
@@ -120,34 +107,29 @@ impl<'a> Run<'a> {
         if found.is_none() && !notes.is_empty() {
             context.note("training starts over");
         }
-        let grads = vec![0.0; model.weights.len()];
-        let fresh = optimizer.unwrap_or_else(|| AdamW::new(&model.layout, options));
-        let run = match found {
+        let (model, optimizer, metrics, step) = match found {
             Some(found) => {
                 context.note(format!("continues after step {}", found.step));
-                Self {
-                    training,
-                    environment,
-                    core,
-                    model: found.model,
-                    optimizer: found.optimizer,
-                    grads,
-                    metrics: found.metrics,
-                    step: found.step,
-                }
+                (found.model, found.optimizer, found.metrics, found.step)
             }
-            None => Self {
-                training,
-                environment,
-                core,
-                model,
-                optimizer: fresh,
-                grads,
-                metrics: String::new(),
-                step: 0,
-            },
+            None => {
+                let fresh = optimizer.unwrap_or_else(|| AdamW::new(&model.layout, options));
+                (model, fresh, String::new(), 0)
+            }
         };
-        Ok(run)
+        let mut core = Core::new(model, device)?;
+        core.start(optimizer);
+        Ok(Self {
+            training,
+            environment,
+            core,
+            metrics,
+            step,
+        })
+    }
+
+    fn optimizer(&self) -> AdamW {
+        self.core.optimizer().expect("started with the run")
     }
 
     fn one_step(
@@ -156,9 +138,8 @@ impl<'a> Run<'a> {
         objective: &mut dyn Objective,
         steps: u64,
     ) -> Result<(), Failure> {
-        self.grads.fill(0.0);
-        let weights = &self.model.weights;
-        let report = objective.step(self.step, &mut self.core, weights, &mut self.grads)?;
+        self.core.clear_grads();
+        let report = objective.step(self.step, &mut self.core)?;
         let lr = self.training.peak() * self.training.schedule(steps).factor(self.step);
         let norm = if report.counted == 0 {
             0.0
@@ -180,13 +161,7 @@ impl<'a> Run<'a> {
             now: lr,
             peak: self.training.peak(),
         };
-        let pool = self.core.pool().clone();
-        let Model {
-            layout, weights, ..
-        } = &mut self.model;
-        let norm = self
-            .optimizer
-            .update(&pool, layout, weights, &self.grads, rate);
+        let norm = self.core.update(rate)?;
         if norm.is_finite() && report.loss.is_finite() {
             return Ok(norm);
         }
@@ -202,8 +177,8 @@ impl<'a> Run<'a> {
             context.partial(),
             &self.environment,
             self.step,
-            &self.model,
-            &self.optimizer,
+            &self.core.model(),
+            &self.optimizer(),
             &self.metrics,
         )?;
         context.checkpoint(self.step);
@@ -234,27 +209,9 @@ fn line(step: u64, tokens: u64, lr: f64, norm: f64, report: &StepReport) -> Stri
 pub fn environment(device: &str) -> String {
     format!(
         "{device}/{}/{}",
-        instruction_set(),
+        InstructionSet::chosen().name(),
         env!("CARGO_PKG_VERSION")
     )
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_set() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        "x86-64-avx512"
-    } else if std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-    {
-        "x86-64-avx2"
-    } else {
-        "x86-64"
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    std::env::consts::ARCH
 }
 
 /// When to save: every few seconds, and never for more than a twentieth of the time.
@@ -286,10 +243,9 @@ impl Saves {
     }
 }
 
-/// The threads that a task may use, on the device that it was given.
-pub fn pool(context: &Context) -> Result<Arc<ThreadPool>, Failure> {
-    let Device::Cpu = Device::parse(context.device())?;
-    Ok(thread_pool(context.threads())?)
+/// The device that a task was given, with the threads that it may use.
+pub fn device(context: &Context) -> Result<Device, Failure> {
+    Ok(Device::open(context.device(), context.threads())?)
 }
 
 /// Writes the metrics of a run to the port `metrics`.

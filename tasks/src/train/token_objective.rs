@@ -7,8 +7,8 @@ use kbuild_engine::runner::Failure;
 
 use super::steps::{Objective, StepReport};
 use super::token_batch::TokenBatch;
-use crate::model::loss::{self, Distillation, Sums};
-use crate::model::{Core, Model};
+use crate::model::Core;
+use crate::model::loss::{Distillation, Sums};
 
 /// Where the micro-batches of each step come from.
 pub trait StepSource {
@@ -31,7 +31,6 @@ pub enum TokenLoss {
 
 /// A model that is imitated; it never changes.
 pub struct Teacher {
-    pub model: Model,
     pub core: Core,
     pub options: Distillation,
 }
@@ -51,63 +50,61 @@ impl<S: StepSource> Objective for TokenObjective<S> {
         self.source.tokens_before(step)
     }
 
-    fn step(
-        &mut self,
-        step: u64,
-        core: &mut Core,
-        weights: &[f32],
-        grads: &mut [f32],
-    ) -> Result<StepReport, Failure> {
+    fn step(&mut self, step: u64, core: &mut Core) -> Result<StepReport, Failure> {
         let batches = self.source.step(step)?;
         let counted: usize = batches.iter().map(TokenBatch::n_targets).sum();
         let mut sums = Sums::default();
         for batch in batches.iter().filter(|batch| batch.n_targets() > 0) {
-            core.forward(weights, &batch.batch)?;
+            core.forward(&batch.batch)?;
             let weight = 1.0 / counted as f64;
-            sums += self.loss.head(core, weights, Some(grads), batch, weight)?;
-            core.backward(weights, grads);
+            sums += self.loss.head(core, batch, weight, true)?;
+            core.backward()?;
         }
         Ok(self.loss.report(&sums, counted))
     }
 }
 
 impl TokenLoss {
-    /// The sums of a micro-batch that was run forward; with `grads`, `weight` times the gradient goes on its way.
+    /// The sums of a micro-batch that was run forward; with `gradient`, `weight` times the gradient goes on its way.
     pub fn head(
         &mut self,
         core: &mut Core,
-        weights: &[f32],
-        grads: Option<&mut [f32]>,
         batch: &TokenBatch,
         weight: f64,
+        gradient: bool,
     ) -> Result<Sums, Failure> {
         let mut sums = Sums::default();
-        let wanted = grads.is_some();
         match self {
             Self::CrossEntropy { z_loss } => {
                 let z_loss = *z_loss;
-                core.lm_head(weights, grads, &batch.rows, &mut |rows, logits| {
+                core.lm_head(&batch.rows, gradient, &mut |rows, logits| {
                     let targets = &batch.targets[rows];
-                    sums += loss::cross_entropy(logits, targets, weight, z_loss, wanted);
-                });
+                    sums += logits.cross_entropy(targets, weight, z_loss, gradient);
+                })?;
             }
             Self::Teacher(teacher) => {
                 let Teacher {
-                    model,
                     core: taught,
                     options,
                 } = &mut **teacher;
-                taught.forward_only(&model.weights, &batch.batch, None)?;
-                let mut wisdom = Vec::new();
-                core.lm_head(weights, grads, &batch.rows, &mut |rows, logits| {
-                    wisdom.clear();
-                    let mut keep = |_: std::ops::Range<usize>, logits: &mut [f32]| {
-                        wisdom.extend_from_slice(logits)
-                    };
-                    taught.lm_head(&model.weights, None, &batch.rows[rows.clone()], &mut keep);
+                taught.forward_only(&batch.batch, None)?;
+                let mut failed = Ok(());
+                core.lm_head(&batch.rows, gradient, &mut |rows, logits| {
+                    let mut wisdom = None;
+                    let seen =
+                        taught.lm_head(&batch.rows[rows.clone()], false, &mut |_, logits| {
+                            wisdom = Some(logits.keep());
+                        });
                     let targets = &batch.targets[rows];
-                    sums += loss::distillation(logits, &wisdom, targets, *options, weight, wanted);
-                });
+                    match (seen, wisdom) {
+                        (Ok(()), Some(wisdom)) => {
+                            sums +=
+                                logits.distillation(&wisdom, targets, *options, weight, gradient);
+                        }
+                        (seen, _) => failed = seen,
+                    }
+                })?;
+                failed?;
             }
         }
         Ok(sums)

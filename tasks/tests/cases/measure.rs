@@ -251,12 +251,12 @@ fn best_of_samples(vectors: &Vectors) {
 fn reward_accuracy(vectors: &Vectors) {
     let case = vectors.json("rm/rm.json");
     let model = Model::load(&vectors.path("models/a_rm")).expect("a reward model");
-    let mut core = Core::new(&model.config, Device::Cpu, 1).expect("a core");
+    let mut core = Core::new(model.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
     let mut side = |name: &str| -> Vec<f64> {
         let sequences = list(&case["examples"])
             .iter()
             .map(|example| ids(&example[name]));
-        rewards(&mut core, &model, &Batch::of(sequences)).expect("rewards")
+        rewards(&mut core, &Batch::of(sequences)).expect("rewards")
     };
     let (chosen, rejected) = (side("chosen_ids"), side("rejected_ids"));
     let tolerance = 10.0 * number(&case["hf_fp32_max_abs_err"]);

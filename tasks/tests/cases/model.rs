@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device as CandleDevice, safetensors};
-use kbuild_tasks::model::core::thread_pool;
-use kbuild_tasks::model::loss::{cross_entropy, log_probabilities};
-use kbuild_tasks::model::optimizer::{Rate, global_norm};
+use kbuild_tasks::model::optimizer::Rate;
 use kbuild_tasks::model::rope::{RopeTable, inverse_frequencies};
 use kbuild_tasks::model::sampler::Sampler;
 use kbuild_tasks::model::schedule::Ramp;
@@ -88,6 +86,16 @@ fn size(value: &Value) -> usize {
     number(value) as usize
 }
 
+fn core_of(model: &Model, threads: usize) -> Core {
+    let device = Device::cpu(threads).expect("threads");
+    Core::new(model.clone(), &device).expect("a core")
+}
+
+fn global_norm(values: &[f32]) -> f64 {
+    let squares = values.iter().map(|value| f64::from(*value).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
 /// The tensors of a file as f32 (integers too).
 struct Tensors(std::collections::HashMap<String, candle_core::Tensor>);
 
@@ -158,29 +166,17 @@ fn forward(vectors: &Vectors, name: &str) {
     let json = vectors.json(&format!("forward/{name}.json"));
     let tensors = Tensors::open(&vectors.path(&format!("forward/{name}.safetensors")));
     let model_path = json["model"].as_str().expect("a model");
-    let mut model = Model::load(&vectors.path(model_path)).expect("the model loads");
+    let model = Model::load(&vectors.path(model_path)).expect("the model loads");
     let padded = Padded::read(&tensors);
     assert_eq!(padded.rows.len(), size(&json["n_loss_tokens"]));
     let errors = &json["hf_fp32_max_abs_err"];
-    let mut core = Core::new(&model.config, Device::Cpu, 2).expect("a core");
-    check_hidden(
-        &mut core,
-        &model,
-        &padded,
-        &tensors,
-        number(&errors["logits"]),
-    );
-    check_logits(
-        &mut core,
-        &model,
-        &padded,
-        &tensors,
-        number(&errors["logits"]),
-    );
-    check_token_log_probabilities(&mut core, &model, &padded, &json);
+    let mut core = core_of(&model, 2);
+    check_hidden(&mut core, &padded, &tensors, number(&errors["logits"]));
+    check_logits(&mut core, &padded, &tensors, number(&errors["logits"]));
+    check_token_log_probabilities(&mut core, &padded, &json);
 
-    let mut grads = vec![0.0; model.weights.len()];
-    let loss = step(&mut core, &model, &padded, &mut grads);
+    let loss = step(&mut core, &padded);
+    let grads = core.grads().into_owned();
     let gap = (number(&json["hf_fp32_loss"]) - number(&json["loss"])).abs();
     assert_near(loss, number(&json["loss"]), gap, "loss");
     assert_near(
@@ -203,18 +199,11 @@ fn forward(vectors: &Vectors, name: &str) {
             );
         }
     }
-    check_adamw(
-        vectors,
-        name,
-        &json["adamw"],
-        &mut core,
-        &mut model,
-        &padded,
-    );
+    check_adamw(vectors, name, &json["adamw"], &model, &padded);
 }
 
 /// Residual stream before every layer (`hidden.i`) and after the last.
-fn check_hidden(core: &mut Core, model: &Model, padded: &Padded, tensors: &Tensors, error: f64) {
+fn check_hidden(core: &mut Core, padded: &Padded, tensors: &Tensors, error: f64) {
     use kbuild_tasks::model::Site;
     let mut streams = BTreeMap::new();
     let mut observe = |layer: usize, site: Site, values: &[f32]| match site {
@@ -222,9 +211,9 @@ fn check_hidden(core: &mut Core, model: &Model, padded: &Padded, tensors: &Tenso
         Site::LayerOutput => drop(streams.insert(layer + 1, values.to_vec())),
         _ => {}
     };
-    core.forward_only(&model.weights, &padded.batch, Some(&mut observe))
+    core.forward_only(&padded.batch, Some(&mut observe))
         .expect("tokens fit");
-    let d = model.config.hidden_size;
+    let d = core.config().hidden_size;
     for (layer, values) in streams {
         let gold = tensors.floats(&format!("hidden.{layer}"));
         for (row, place) in values.chunks(d).zip(&padded.places) {
@@ -240,24 +229,27 @@ fn check_hidden(core: &mut Core, model: &Model, padded: &Padded, tensors: &Tenso
     }
 }
 
-fn check_logits(core: &mut Core, model: &Model, padded: &Padded, tensors: &Tensors, error: f64) {
-    let v = model.config.vocab_size;
+fn check_logits(core: &mut Core, padded: &Padded, tensors: &Tensors, error: f64) {
+    let v = core.config().vocab_size;
     let gold = tensors.floats("logits");
     let all: Vec<usize> = (0..padded.batch.len()).collect();
-    core.lm_head(&model.weights, None, &all, &mut |range, logits| {
-        for (row, place) in logits.chunks(v).zip(&padded.places[range]) {
+    core.lm_head(&all, false, &mut |range, logits| {
+        for (row, place) in logits.read().chunks(v).zip(&padded.places[range]) {
             for (found, gold) in row.iter().zip(&gold[place * v..(place + 1) * v]) {
                 assert_near(f64::from(*found), f64::from(*gold), error, "logits");
             }
         }
-    });
+    })
+    .expect("logits");
 }
 
-fn check_token_log_probabilities(core: &mut Core, model: &Model, padded: &Padded, json: &Value) {
+fn check_token_log_probabilities(core: &mut Core, padded: &Padded, json: &Value) {
     let mut found = vec![0.0; padded.rows.len()];
-    core.lm_head(&model.weights, None, &padded.rows, &mut |range, logits| {
-        log_probabilities(logits, &padded.targets[range.clone()], &mut found[range]);
-    });
+    core.lm_head(&padded.rows, false, &mut |range, logits| {
+        let targets = &padded.targets[range.clone()];
+        found[range].copy_from_slice(&logits.log_probabilities(targets));
+    })
+    .expect("logits");
     for (at, gold) in numbers(&json["seq_logp_sum"]).into_iter().enumerate() {
         let of_sequence = found
             .iter()
@@ -268,33 +260,22 @@ fn check_token_log_probabilities(core: &mut Core, model: &Model, padded: &Padded
     }
 }
 
-fn step(core: &mut Core, model: &Model, padded: &Padded, grads: &mut [f32]) -> f64 {
+fn step(core: &mut Core, padded: &Padded) -> f64 {
     let weight = 1.0 / padded.rows.len() as f64;
     let mut loss = 0.0;
-    core.forward(&model.weights, &padded.batch)
-        .expect("tokens fit");
-    core.lm_head(
-        &model.weights,
-        Some(grads),
-        &padded.rows,
-        &mut |range, logits| {
-            let sums = cross_entropy(logits, &padded.targets[range], weight, 0.0, true);
-            loss += weight * sums.cross_entropy;
-        },
-    );
-    core.backward(&model.weights, grads);
+    core.clear_grads();
+    core.forward(&padded.batch).expect("tokens fit");
+    core.lm_head(&padded.rows, true, &mut |range, logits| {
+        let sums = logits.cross_entropy(&padded.targets[range], weight, 0.0, true);
+        loss += weight * sums.cross_entropy;
+    })
+    .expect("logits");
+    core.backward().expect("gradients");
     loss
 }
 
-fn check_adamw(
-    vectors: &Vectors,
-    name: &str,
-    json: &Value,
-    core: &mut Core,
-    model: &mut Model,
-    padded: &Padded,
-) {
-    let start = model.clone();
+fn check_adamw(vectors: &Vectors, name: &str, json: &Value, start: &Model, padded: &Padded) {
+    let mut core = core_of(start, 2);
     let betas = numbers(&json["betas"]);
     let options = AdamWOptions {
         beta1: betas[0],
@@ -304,27 +285,25 @@ fn check_adamw(
         max_grad_norm: number(&json["max_grad_norm"]),
         ..AdamWOptions::default()
     };
-    let mut optimizer = AdamW::new(&model.layout, options);
+    core.start(AdamW::new(&start.layout, options));
     let rate = number(&json["lr"]);
     let rate = Rate {
         now: rate,
         peak: rate,
     };
-    let pool = std::sync::Arc::clone(core.pool());
     let curve = json["loss_and_gradnorm_before_each_step_then_final_loss_f64"]
         .as_array()
         .expect("a curve");
     for (at, point) in curve.iter().enumerate() {
-        let mut grads = vec![0.0; model.weights.len()];
-        let loss = step(core, model, padded, &mut grads);
+        let loss = step(&mut core, padded);
         assert_near(loss, number(&point[0]), 0.0, "loss on the way");
         if point[1].is_null() {
             break;
         }
-        let layout = model.layout.clone();
-        let norm = optimizer.update(&pool, &layout, &mut model.weights, &grads, rate);
+        let norm = core.update(rate).expect("an update");
         assert_near(norm, number(&point[1]), 0.0, "gradient norm on the way");
         let done = (at + 1).to_string();
+        let model = core.model();
         for (tensor, norm) in json["param_l2_after_step"][&done]
             .as_object()
             .expect("norms")
@@ -334,7 +313,7 @@ fn check_adamw(
         }
         let file = vectors.path(&format!("forward/{name}.adamw_step{done}.safetensors"));
         if file.exists() {
-            check_direction(&start, model, &Tensors::open(&file));
+            check_direction(start, &model, &Tensors::open(&file));
         }
     }
 }
@@ -416,7 +395,7 @@ fn tiny_config() -> Config {
 fn greedy(vectors: &Vectors) {
     let cases = vectors.json("generate/generate.json")["greedy"].clone();
     let cases = cases.as_array().expect("cases");
-    let pool = thread_pool(1).expect("a thread");
+    let device = Device::cpu(1).expect("a thread");
     for case in cases {
         let model = Model::load(&vectors.path(case["model"].as_str().expect("a model")))
             .expect("the model loads");
@@ -431,7 +410,7 @@ fn greedy(vectors: &Vectors) {
             .chain(cases.iter().map(|other| &other["prompt_ids"]))
             .map(tokens)
             .collect();
-        let found = generate(&model, &prompts, &options, &pool).expect("prompts fit");
+        let found = generate(&model, &prompts, &options, &device).expect("prompts fit");
         assert_eq!(found[0].tokens, gold, "{}", case["prompt"]);
         assert_eq!(found[0].finish, Finish::Length);
         let sum: f64 = found[0].log_probs.iter().map(|logp| f64::from(*logp)).sum();
@@ -455,8 +434,8 @@ fn stop(vectors: &Vectors) {
         ..GenerateOptions::default()
     };
     let prompts = [tokens(&case["prompt_ids"])];
-    let pool = thread_pool(1).expect("a thread");
-    let found = generate(&model, &prompts, &options, &pool).expect("the prompt fits");
+    let device = Device::cpu(1).expect("a thread");
+    let found = generate(&model, &prompts, &options, &device).expect("the prompt fits");
     assert_eq!(found[0].tokens, tokens(&case["new_ids"]));
     assert_eq!(found[0].finish, Finish::Stop);
 }

@@ -69,15 +69,15 @@ impl Tensors {
 
 /// `[N, V]` of all positions.
 fn logits(model: &Model, sequences: &[Vec<u32>]) -> Vec<f32> {
-    let mut core = Core::new(&model.config, Device::Cpu, 1).expect("a core");
+    let mut core = Core::new(model.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
     let batch = Batch::of(sequences);
-    core.forward_only(&model.weights, &batch, None)
-        .expect("a forward pass");
+    core.forward_only(&batch, None).expect("a forward pass");
     let rows: Vec<usize> = (0..batch.len()).collect();
     let mut all = Vec::new();
-    core.lm_head(&model.weights, None, &rows, &mut |_, logits| {
-        all.extend_from_slice(logits)
-    });
+    core.lm_head(&rows, false, &mut |_, logits| {
+        all.extend_from_slice(&logits.read());
+    })
+    .expect("logits");
     all
 }
 
@@ -294,11 +294,11 @@ impl Pruning {
     }
 
     fn scores(&self, how: Aggregations, micro_batch: usize) -> Scores {
-        let mut core = Core::new(&self.parent.config, Device::Cpu, 1).expect("a core");
+        let mut core =
+            Core::new(self.parent.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
         let mut tally = Tally::new(&self.parent.config, how);
         for chunk in self.tensors.ids("calibration_ids").chunks(micro_batch) {
-            observe(&mut core, &self.parent, &Batch::of(chunk), &mut tally)
-                .expect("a forward pass");
+            observe(&mut core, &Batch::of(chunk), &mut tally).expect("a forward pass");
         }
         tally.scores()
     }

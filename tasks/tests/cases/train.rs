@@ -6,10 +6,9 @@ use candle_core::{Device as CandleDevice, Tensor, safetensors};
 use kbuild_engine::runner::Failure;
 use kbuild_tasks::formats::chat::Message;
 use kbuild_tasks::formats::tokenizer::Tokenizer;
-use kbuild_tasks::model::core::thread_pool;
-use kbuild_tasks::model::loss::{Distillation, distillation};
-use kbuild_tasks::model::optimizer::global_norm;
-use kbuild_tasks::model::{Batch, Core, Model};
+use kbuild_tasks::model::loss::Distillation;
+use kbuild_tasks::model::ops::Ops;
+use kbuild_tasks::model::{Batch, Core, Cpu, Device, Model};
 use kbuild_tasks::train::dialogue::{Boundary, LossMask, TokenizedChat, tokenize_chat};
 use kbuild_tasks::train::divergence::{Divergence, divergence};
 use kbuild_tasks::train::dpo::{self, Preferences};
@@ -121,20 +120,24 @@ fn model(vectors: &Vectors, name: &str) -> Model {
 }
 
 fn core_of(model: &Model) -> Core {
-    Core::on_pool(&model.config, thread_pool(1).unwrap()).unwrap()
+    Core::new(model.clone(), &Device::cpu(1).unwrap()).unwrap()
 }
 
 fn tensors(vectors: &Vectors, name: &str) -> HashMap<String, Tensor> {
     safetensors::load(vectors.path(name), &CandleDevice::Cpu).expect("tensors of the vectors")
 }
 
+fn global_norm(values: &[f32]) -> f64 {
+    let squares = values.iter().map(|value| f64::from(*value).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
 /// Loss and gradient of the first step.
 fn first_step(objective: &mut dyn Objective, model: &Model) -> (StepReport, Vec<f32>) {
-    let mut grads = vec![0.0; model.weights.len()];
-    let report = objective
-        .step(0, &mut core_of(model), &model.weights, &mut grads)
-        .expect("a step");
-    (report, grads)
+    let mut core = core_of(model);
+    core.clear_grads();
+    let report = objective.step(0, &mut core).expect("a step");
+    (report, core.grads().into_owned())
 }
 
 fn check_gradients(model: &Model, grads: &[f32], expected: &HashMap<String, Tensor>) {
@@ -416,7 +419,7 @@ fn dpo_pairs(vectors: &Vectors) {
     for (name, logps) in [("models/a", "policy_logps"), ("models/a_ref", "ref_logps")] {
         let model = model(vectors, name);
         let tokens = batch
-            .log_probabilities(&mut core_of(&model), &model.weights, false)
+            .log_probabilities(&mut core_of(&model), false)
             .unwrap();
         let sums = batch.sums(&tokens);
         for (pair, found) in sums.chunks_exact(2).enumerate() {
@@ -534,7 +537,7 @@ fn reference_of(vectors: &Vectors, name: &str, pairs: &[TokenPair]) -> PairLogPr
     let model = model(vectors, name);
     let batch = PairBatch::of(pairs);
     let tokens = batch
-        .log_probabilities(&mut core_of(&model), &model.weights, false)
+        .log_probabilities(&mut core_of(&model), false)
         .unwrap();
     let sums = batch.sums(&tokens);
     PairLogProbabilities {
@@ -650,7 +653,7 @@ fn rm_rewards(vectors: &Vectors) {
     let pairs = reward_pairs(vectors, false);
     let chosen = pairs.iter().map(|pair| &pair.chosen);
     let batch = Batch::of(chosen.chain(pairs.iter().map(|pair| &pair.rejected)));
-    let found = rewards(&mut core_of(&model), &model.weights, &batch).unwrap();
+    let found = rewards(&mut core_of(&model), &batch).unwrap();
     let expected = [
         numbers(&rm["rewards_chosen"]),
         numbers(&rm["rewards_rejected"]),
@@ -783,7 +786,8 @@ fn kd_mix(vectors: &Vectors) {
         kd_weight: alpha,
         scale_by_squared_temperature: false,
     };
-    let sums = distillation(&mut student, &teacher, &targets, options, 1.0 / n, true);
+    let cpu = Cpu::open(1).unwrap();
+    let sums = cpu.distillation(&mut student, &teacher, &targets, options, 1.0 / n, true);
     close(sums.divergence / n, f(&expected["kd"]), "kd");
     close(sums.cross_entropy / n, f(&expected["ce"]), "ce");
     let total = alpha * sums.divergence / n + (1.0 - alpha) * sums.cross_entropy / n;
@@ -810,7 +814,6 @@ fn kd_models(vectors: &Vectors) {
             source: Given(vec![batch.clone()]),
             loss: TokenLoss::Teacher(Box::new(Teacher {
                 core: core_of(&teacher),
-                model: teacher.clone(),
                 options: Distillation {
                     temperature: 1.0,
                     kd_weight: 1.0,

@@ -1,39 +1,26 @@
 //! Causal attention of one sequence with grouped queries.
 //!
-//! Sixteen queries of one head lie side by side in the lanes of a vector and meet their keys one after the other, so
-//! that maxima, sums and products of the softmax need no work across lanes. The probabilities of such a block live in
-//! scratch memory only; backward makes them again from the logarithm of their sum (Dao et al. 2022).
+//! A block of queries of one head meets all keys up to its own; its scores live in scratch memory only, and backward
+//! makes them again from the logarithm of their sum (Dao et al. 2022). Blocks do not depend on the instruction set, so
+//! neither does the result.
 //!
 //! H query heads, G key/value heads, hd the width of a head, T tokens. A row of `qkv` is `[H hd | G hd | G hd]`, a row
-//! of the output `[H hd]`. Products of so few columns are what `gemm` is slowest at, therefore the kernels of
-//! `attention_kernels`.
+//! of the output `[H hd]`.
 
-use super::attention_kernels::{LANES, combine, mask, probabilities, products, softmax, spread};
-use super::row;
+use super::isa::kernels;
+use super::product::{Left, Panels, Right, Target, multiply_into};
+use super::row::{self, exp};
 use super::scratch::with_scratch;
+use crate::model::ops::{Heads, Into};
 
-/// The shape of attention in one model.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    pub heads: usize,
-    pub groups: usize,
-    pub head_dim: usize,
-}
+/// Queries of a block forwards: the scores of a block stay in the first cache.
+const FORWARD: usize = 12;
+/// Queries of a block backwards: gradients of keys and values are read and written once a block.
+const BACKWARD: usize = 48;
+/// Scores of a query are filled up to a multiple of any panel.
+const PADDING: usize = 32;
 
-impl Shape {
-    fn queries(&self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// Width of a row of `qkv`.
-    pub fn width(&self) -> usize {
-        self.queries() + 2 * self.groups * self.head_dim
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
+impl Heads {
     /// Columns of the keys, and of the values, of a group.
     fn columns(&self, group: usize) -> (usize, usize) {
         let key = self.queries() + group * self.head_dim;
@@ -45,48 +32,43 @@ impl Shape {
         let per_group = self.heads / self.groups;
         group * per_group..(group + 1) * per_group
     }
-
-    /// Width of a head in rows of scratch, padded with zeros.
-    fn padded(&self) -> usize {
-        self.head_dim.next_multiple_of(8)
-    }
 }
 
 /// `out [T, H hd]` and the log-sum-exp `lse [T, H]` of one sequence, from `qkv` after RoPE.
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape) {
-    let tokens = qkv.len() / shape.width();
-    let (padded, hd) = (tokens.next_multiple_of(LANES), shape.head_dim);
-    let sizes = [
-        padded * hd,
-        padded * hd,
-        padded * LANES,
-        hd * LANES,
-        hd * LANES,
-    ];
-    with_scratch(sizes, |[k, v, s, q, o]| {
-        let (s, _) = s.as_chunks_mut::<LANES>();
-        let (q, _) = q.as_chunks_mut::<LANES>();
-        let (o, _) = o.as_chunks_mut::<LANES>();
+pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Heads) {
+    let (width, hd) = (shape.width(), shape.head_dim);
+    let tokens = qkv.len() / width;
+    let wide = tokens.next_multiple_of(PADDING);
+    let mut keys = Panels::empty();
+    with_scratch([FORWARD * wide], |[scores]| {
         for group in 0..shape.groups {
             let (key, value) = shape.columns(group);
-            gather(k, hd, qkv, shape.width(), key, hd);
-            gather(v, hd, qkv, shape.width(), value, hd);
+            keys.pack(until_last(qkv, key, hd, width), hd, width);
             for head in shape.heads_of(group) {
-                for first in (0..tokens).step_by(LANES) {
-                    let last = first + LANES;
-                    let s = &mut s[..last];
-                    gather_lanes(q, qkv, shape.width(), first, head * hd, shape.scale());
-                    products(s, q, &k[..last * hd]);
-                    mask(&mut s[first..]);
-                    let (shifts, sums) = softmax(s);
-                    combine(o, s, &v[..last * hd]);
-                    for lane in 0..LANES.min(tokens - first) {
-                        let at = (first + lane) * shape.heads + head;
-                        lse[at] = shifts[lane] + sums[lane].ln();
-                        let norm = 1.0 / sums[lane];
-                        for (out, o) in out[at * hd..(at + 1) * hd].iter_mut().zip(&*o) {
-                            *out = o[lane] * norm;
-                        }
+                for first in (0..tokens).step_by(FORWARD) {
+                    let block = Block::new(first, FORWARD, tokens, wide);
+                    let queries = &qkv[first * width + head * hd..];
+                    block.scores(scores, queries, width, &keys, hd);
+                    let mut norms = [0.0; FORWARD];
+                    for (row, norm) in norms.iter_mut().enumerate().take(block.rows) {
+                        let scores = &mut scores[row * wide..][..block.end];
+                        let (seen, hidden) = scores.split_at_mut(first + row + 1);
+                        let shift = row::maximum(seen) * shape.scale();
+                        let sum = row::exponentials(seen, shape.scale(), shift);
+                        hidden.fill(0.0);
+                        lse[(first + row) * shape.heads + head] = shift + sum.ln();
+                        *norm = 1.0 / sum;
+                    }
+                    let at = first * shape.queries() + head * hd;
+                    multiply_into(
+                        block.target(&mut out[at..], shape.queries(), hd),
+                        Into::Replace,
+                        Left::strided(scores, wide),
+                        Right::Strided(&qkv[value..], width),
+                        block.end,
+                    );
+                    for (row, norm) in norms.iter().enumerate().take(block.rows) {
+                        row::scale(&mut out[at + row * shape.queries()..][..hd], *norm);
                     }
                 }
             }
@@ -101,137 +83,125 @@ pub fn backward(
     out: &[f32],
     lse: &[f32],
     qkv: &[f32],
-    shape: Shape,
+    shape: Heads,
 ) {
-    let tokens = qkv.len() / shape.width();
-    let (padded, hd, wide) = (
-        tokens.next_multiple_of(LANES),
-        shape.head_dim,
-        shape.padded(),
-    );
-    let sizes = [
-        2 * padded * hd,
-        2 * padded * wide,
-        2 * padded * LANES,
-        3 * hd * LANES,
-        2 * wide * LANES,
-    ];
-    with_scratch(sizes, |[inputs, gradients, blocks, lanes, rows]| {
-        let (k, v) = inputs.split_at_mut(padded * hd);
-        let (d_k, d_v) = gradients.split_at_mut(padded * wide);
-        let (p, d_p) = blocks.as_chunks_mut::<LANES>().0.split_at_mut(padded);
-        let (q, lanes) = lanes.as_chunks_mut::<LANES>().0.split_at_mut(hd);
-        let (d_o, d_q) = lanes.split_at_mut(hd);
-        let (q_rows, d_o_rows) = rows.split_at_mut(wide * LANES);
+    let (width, hd, queries) = (shape.width(), shape.head_dim, shape.queries());
+    let tokens = qkv.len() / width;
+    let wide = tokens.next_multiple_of(PADDING);
+    let (mut keys, mut values) = (Panels::empty(), Panels::empty());
+    d_qkv.fill(0.0);
+    with_scratch([BACKWARD * wide, BACKWARD * wide], |[p, d_p]| {
         for group in 0..shape.groups {
             let (key, value) = shape.columns(group);
-            gather(k, hd, qkv, shape.width(), key, hd);
-            gather(v, hd, qkv, shape.width(), value, hd);
-            d_k.fill(0.0);
-            d_v.fill(0.0);
+            keys.pack(until_last(qkv, key, hd, width), hd, width);
+            values.pack(until_last(qkv, value, hd, width), hd, width);
             for head in shape.heads_of(group) {
-                for first in (0..tokens).step_by(LANES) {
-                    let last = first + LANES;
-                    let (p, d_p) = (&mut p[..last], &mut d_p[..last]);
-                    gather_lanes(q, qkv, shape.width(), first, head * hd, shape.scale());
-                    gather_lanes(d_o, d_out, shape.queries(), first, head * hd, 1.0);
-                    let of_block = block_constants(out, d_out, lse, first, head, shape);
-                    products(p, q, &k[..last * hd]);
-                    mask(&mut p[first..]);
-                    products(d_p, d_o, &v[..last * hd]);
-                    probabilities(p, d_p, &of_block.0, &of_block.1);
-                    combine(d_q, d_p, &k[..last * hd]);
-                    scatter_lanes(d_qkv, d_q, shape.width(), first, head * hd, shape.scale());
-                    rows_of(q_rows, wide, q);
-                    rows_of(d_o_rows, wide, d_o);
-                    spread(&mut d_k[..last * wide], d_p, q_rows, wide);
-                    spread(&mut d_v[..last * wide], p, d_o_rows, wide);
+                for first in (0..tokens).step_by(BACKWARD) {
+                    let block = Block::new(first, BACKWARD, tokens, wide);
+                    let query = first * width + head * hd;
+                    let pull = first * queries + head * hd;
+                    block.scores(p, &qkv[query..], width, &keys, hd);
+                    block.scores(d_p, &d_out[pull..], queries, &values, hd);
+                    for row in 0..block.rows {
+                        let at = (first + row) * queries + head * hd;
+                        let delta = row::dot(&out[at..at + hd], &d_out[at..at + hd]);
+                        let log_sum = lse[(first + row) * shape.heads + head];
+                        let (p, d_p) = (&mut p[row * wide..], &mut d_p[row * wide..]);
+                        let seen = first + row + 1;
+                        let (p, p_hidden) = p[..block.end].split_at_mut(seen);
+                        let (d_p, d_p_hidden) = d_p[..block.end].split_at_mut(seen);
+                        score_gradients(p, d_p, shape.scale(), log_sum, delta);
+                        p_hidden.fill(0.0);
+                        d_p_hidden.fill(0.0);
+                    }
+                    multiply_into(
+                        block.target(&mut d_qkv[query..], width, hd),
+                        Into::Replace,
+                        Left::strided(d_p, wide),
+                        Right::Strided(&qkv[key..], width),
+                        block.end,
+                    );
+                    for (column, weights, rows, step) in [
+                        (key, &*d_p, &qkv[query..], width),
+                        (value, &*p, &d_out[pull..], queries),
+                    ] {
+                        let target = Target {
+                            data: &mut d_qkv[column..],
+                            step: width,
+                            rows: block.end,
+                            columns: hd,
+                        };
+                        let (weights, rows) =
+                            (Left::transposed(weights, wide), Right::Strided(rows, step));
+                        multiply_into(target, Into::Add, weights, rows, block.rows);
+                    }
                 }
             }
-            scatter(d_qkv, shape.width(), key, d_k, wide, hd);
-            scatter(d_qkv, shape.width(), value, d_v, wide, hd);
         }
     });
 }
 
-/// Log-sum-exp of each lane, and `Σ out · d_out`; zero beyond the sequence.
-fn block_constants(
-    out: &[f32],
-    d_out: &[f32],
-    lse: &[f32],
-    first: usize,
-    head: usize,
-    shape: Shape,
-) -> ([f32; LANES], [f32; LANES]) {
-    let hd = shape.head_dim;
-    let (mut log_sums, mut deltas) = ([0.0; LANES], [0.0; LANES]);
-    for lane in 0..LANES.min(lse.len() / shape.heads - first) {
-        let at = (first + lane) * shape.heads + head;
-        let columns = at * hd..(at + 1) * hd;
-        log_sums[lane] = lse[at];
-        deltas[lane] = row::dot(&out[columns.clone()], &d_out[columns]);
-    }
-    (log_sums, deltas)
+/// Some consecutive queries, and the keys up to the last of them.
+struct Block {
+    rows: usize,
+    /// Keys.
+    end: usize,
+    /// From row to row of the scores.
+    wide: usize,
 }
 
-/// Rows of `hd` values at a column of wider rows; zero for what is beyond them.
-fn gather(to: &mut [f32], wide: usize, from: &[f32], width: usize, column: usize, hd: usize) {
-    let real = from.len() / width;
-    for (to, from) in to.chunks_exact_mut(wide).zip(from.chunks_exact(width)) {
-        to[..hd].copy_from_slice(&from[column..column + hd]);
-    }
-    to[real * wide..].fill(0.0);
-}
-
-fn scatter(to: &mut [f32], width: usize, column: usize, from: &[f32], wide: usize, hd: usize) {
-    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks_exact(wide)) {
-        to[column..column + hd].copy_from_slice(&from[..hd]);
-    }
-}
-
-/// `[hd][lane]` from the rows that begin at `first`, times `scale`; zero beyond the last.
-fn gather_lanes(
-    to: &mut [[f32; LANES]],
-    from: &[f32],
-    width: usize,
-    first: usize,
-    column: usize,
-    scale: f32,
-) {
-    let rows = from[first * width..].chunks_exact(width).take(LANES);
-    let real = rows.len();
-    for (lane, row) in rows.enumerate() {
-        for (to, value) in to.iter_mut().zip(&row[column..]) {
-            to[lane] = value * scale;
+impl Block {
+    fn new(first: usize, rows: usize, tokens: usize, wide: usize) -> Self {
+        let end = tokens.min(first + rows);
+        Self {
+            rows: end - first,
+            end,
+            wide,
         }
     }
-    for to in to {
-        to[real..].fill(0.0);
+
+    fn target<'a>(&self, data: &'a mut [f32], step: usize, columns: usize) -> Target<'a> {
+        Target {
+            data,
+            step,
+            rows: self.rows,
+            columns,
+        }
+    }
+
+    /// `[rows, end]`: products of rows of `hd` with all keys, or values.
+    fn scores(&self, to: &mut [f32], rows: &[f32], step: usize, panels: &Panels, hd: usize) {
+        // Whole panels: what lies beyond the last key is 0 and not read.
+        let columns = self.end.next_multiple_of(panels.width());
+        let target = self.target(to, self.wide, columns);
+        multiply_into(
+            target,
+            Into::Replace,
+            Left::strided(rows, step),
+            Right::Panels(panels),
+            hd,
+        );
     }
 }
 
-fn scatter_lanes(
-    to: &mut [f32],
-    from: &[[f32; LANES]],
-    width: usize,
-    first: usize,
-    column: usize,
-    scale: f32,
-) {
-    let rows = to[first * width..].chunks_exact_mut(width).take(LANES);
-    for (lane, row) in rows.enumerate() {
-        for (value, from) in row[column..].iter_mut().zip(from) {
-            *value = from[lane] * scale;
-        }
+/// Rows of `hd` values at a column of wider rows, up to the end of the last.
+fn until_last(rows: &[f32], column: usize, hd: usize, width: usize) -> &[f32] {
+    match rows.len() / width {
+        0 => &[],
+        n => &rows[column..(n - 1) * width + column + hd],
     }
 }
 
-/// `[lane][wide]` from `[hd][lane]`, padded with zeros.
-fn rows_of(to: &mut [f32], wide: usize, from: &[[f32; LANES]]) {
-    for (lane, row) in to.chunks_exact_mut(wide).enumerate() {
-        for (value, from) in row.iter_mut().zip(from) {
-            *value = from[lane];
+kernels! {
+    /// From scores to probabilities `p`, and from their gradients `d_p` to those of the scores:
+    /// `scale · p (d_p − delta)`.
+    fn score_gradients(p: &mut [f32], d_p: &mut [f32], scale: f32, log_sum: f32, delta: f32) {
+        let n = p.len();
+        let d_p = &mut d_p[..n];
+        for i in 0..n {
+            let value = exp(p[i].mul_add(scale, -log_sum));
+            p[i] = value;
+            d_p[i] = value * (d_p[i] - delta) * scale;
         }
-        row[from.len()..].fill(0.0);
     }
 }

@@ -1,19 +1,25 @@
-//! One decoding step of several sequences at once, on a key/value cache.
+//! Decoding steps of several sequences at once, on a key/value cache.
 //!
-//! Every step multiplies the same number of rows, used or not, so that a sequence's numbers do not depend on what
-//! shares the step with it. Weights are transposed once: products of few rows are several times faster that way.
+//! A step takes rows: a token at a position of a slot. Rows of one slot follow one another, so that a prompt goes in as
+//! fast as a batch. Every number of a row is a sum in a fixed order over its own values and its own prefix: what shares
+//! a step with it, and how many, changes no bit.
 
-use multiversion::multiversion;
-
-use super::matrix::{Into, Mat, MatMut, multiply, transpose};
+use super::isa::kernels;
+use super::product::{Left, Panels, Right, multiply_in_pieces};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
 use crate::model::config::Config;
 use crate::model::layout::Layout;
+use crate::model::ops::Into;
 use crate::model::rope::RopeTable;
 
-/// Rows of every step.
-pub const SLOTS: usize = 16;
+/// A token that is fed to a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub slot: usize,
+    pub token: u32,
+    pub position: usize,
+}
 
 /// Weights in the order in which decoding reads them.
 pub struct DecodeWeights<'a> {
@@ -21,18 +27,17 @@ pub struct DecodeWeights<'a> {
     layers: Vec<LayerWeights<'a>>,
     embedding: &'a [f32],
     norm: &'a [f32],
-    /// `[d, V]`
-    head: Vec<f32>,
+    head: Panels,
     rope: RopeTable,
 }
 
 struct LayerWeights<'a> {
     input_norm: &'a [f32],
-    qkv: Vec<f32>,
-    o: Vec<f32>,
+    qkv: Panels,
+    o: Panels,
     post_norm: &'a [f32],
-    gate_up: Vec<f32>,
-    down: Vec<f32>,
+    gate_up: Panels,
+    down: Panels,
 }
 
 impl<'a> DecodeWeights<'a> {
@@ -42,11 +47,11 @@ impl<'a> DecodeWeights<'a> {
             let ranges = layout.layer(layer);
             LayerWeights {
                 input_norm: &weights[ranges.input_norm.clone()],
-                qkv: transposed(&weights[ranges.qkv.clone()], d),
-                o: transposed(&weights[ranges.o.clone()], config.query_width()),
+                qkv: Panels::of(&weights[ranges.qkv.clone()], d),
+                o: Panels::of(&weights[ranges.o.clone()], config.query_width()),
                 post_norm: &weights[ranges.post_norm.clone()],
-                gate_up: transposed(&weights[ranges.gate_up.clone()], d),
-                down: transposed(&weights[ranges.down.clone()], config.intermediate_size),
+                gate_up: Panels::of(&weights[ranges.gate_up.clone()], d),
+                down: Panels::of(&weights[ranges.down.clone()], config.intermediate_size),
             }
         });
         let mut rope = RopeTable::new(config);
@@ -56,26 +61,21 @@ impl<'a> DecodeWeights<'a> {
             layers: layers.collect(),
             embedding: &weights[layout.embedding()],
             norm: &weights[layout.norm()],
-            head: transposed(&weights[layout.head()], d),
+            head: Panels::of(&weights[layout.head()], d),
             rope,
         }
     }
 }
 
-/// `[in, out]` of `[out, in]`
-fn transposed(w: &[f32], inputs: usize) -> Vec<f32> {
-    let mut result = vec![0.0; w.len()];
-    transpose(&mut result, w, inputs);
-    result
-}
-
-/// Caches and buffers of `SLOTS` sequences.
+/// Caches of some sequences, and the buffers of a step.
 pub struct Slots {
+    count: usize,
     /// Positions that a slot holds.
     capacity: usize,
     /// `[layer][slot][group][capacity, hd]`
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// A row each; they grow with the largest step.
     x: Vec<f32>,
     normed: Vec<f32>,
     scale: Vec<f32>,
@@ -88,44 +88,50 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Room for sequences of at most `capacity` tokens.
-    pub fn new(config: &Config, capacity: usize) -> Self {
+    /// Room for `count` sequences of at most `capacity` tokens.
+    pub fn new(config: &Config, count: usize, capacity: usize) -> Self {
         let zeros = |len: usize| vec![0.0; len];
-        let cache = config.num_hidden_layers * SLOTS * config.key_width() * capacity;
-        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let cache = config.num_hidden_layers * count * config.key_width() * capacity;
         Self {
+            count,
             capacity,
             keys: zeros(cache),
             values: zeros(cache),
-            x: zeros(SLOTS * d),
-            normed: zeros(SLOTS * d),
-            scale: zeros(SLOTS),
-            qkv: zeros(SLOTS * (config.query_width() + 2 * config.key_width())),
-            attended: zeros(SLOTS * config.query_width()),
-            gate_up: zeros(SLOTS * 2 * f),
-            act: zeros(SLOTS * f),
+            x: Vec::new(),
+            normed: Vec::new(),
+            scale: Vec::new(),
+            qkv: Vec::new(),
+            attended: Vec::new(),
+            gate_up: Vec::new(),
+            act: Vec::new(),
             scores: zeros(capacity),
-            logits: zeros(SLOTS * config.vocab_size),
+            logits: Vec::new(),
         }
     }
 
-    /// Feeds one token to every slot at its position; `None` leaves a slot idle.
-    pub fn step(&mut self, weights: &DecodeWeights, inputs: &[Option<(u32, usize)>; SLOTS]) {
+    /// Feeds rows; those of one slot in the order of their positions.
+    pub fn step(&mut self, weights: &DecodeWeights, rows: &[Row]) {
         let config = &weights.config;
-        let (d, f, eps) = (
+        let (n, eps) = (rows.len(), config.rms_norm_eps as f32);
+        let (d, f, queries) = (
             config.hidden_size,
             config.intermediate_size,
-            config.rms_norm_eps as f32,
+            config.query_width(),
         );
-        let queries = config.query_width();
         let width = queries + 2 * config.key_width();
-        for (x, input) in self.x.chunks_exact_mut(d).zip(inputs) {
-            match input {
-                Some((token, _)) => {
-                    x.copy_from_slice(&weights.embedding[*token as usize * d..][..d]);
-                }
-                None => x.fill(0.0),
-            }
+        self.scale.resize(n, 0.0);
+        for (buffer, width) in [
+            (&mut self.x, d),
+            (&mut self.normed, d),
+            (&mut self.qkv, width),
+            (&mut self.attended, queries),
+            (&mut self.gate_up, 2 * f),
+            (&mut self.act, f),
+        ] {
+            buffer.resize(n * width, 0.0);
+        }
+        for (x, row) in self.x.chunks_exact_mut(d).zip(rows) {
+            x.copy_from_slice(&weights.embedding[row.token as usize * d..][..d]);
         }
         for (layer, w) in weights.layers.iter().enumerate() {
             norm::forward(
@@ -136,7 +142,7 @@ impl Slots {
                 eps,
             );
             product(&mut self.qkv, &self.normed, &w.qkv, d, width, Into::Replace);
-            self.attend(weights, layer, inputs);
+            self.attend(weights, layer, rows);
             product(&mut self.x, &self.attended, &w.o, queries, d, Into::Add);
             norm::forward(&mut self.normed, &mut self.scale, &self.x, w.post_norm, eps);
             product(
@@ -152,14 +158,21 @@ impl Slots {
         }
     }
 
-    /// Logits `[SLOTS, V]` after the last step.
-    pub fn logits(&mut self, weights: &DecodeWeights) -> &[f32] {
+    /// Logits `[n, V]` of some rows of the last step.
+    pub fn logits(&mut self, weights: &DecodeWeights, rows: &[usize]) -> &[f32] {
         let (d, v) = (weights.config.hidden_size, weights.config.vocab_size);
         let eps = weights.config.rms_norm_eps as f32;
+        let chosen: Vec<f32> = (rows.iter())
+            .flat_map(|row| &self.x[row * d..(row + 1) * d])
+            .copied()
+            .collect();
+        self.normed.resize(rows.len() * d, 0.0);
+        self.scale.resize(rows.len(), 0.0);
+        self.logits.resize(rows.len() * v, 0.0);
         norm::forward(
             &mut self.normed,
             &mut self.scale,
-            &self.x,
+            &chosen,
             weights.norm,
             eps,
         );
@@ -174,27 +187,17 @@ impl Slots {
         &self.logits
     }
 
-    fn attend(
-        &mut self,
-        weights: &DecodeWeights,
-        layer: usize,
-        inputs: &[Option<(u32, usize)>; SLOTS],
-    ) {
+    fn attend(&mut self, weights: &DecodeWeights, layer: usize, rows: &[Row]) {
         let config = &weights.config;
         let (hd, per_group) = (config.head_dim, config.heads_per_group());
         let (queries, keys) = (config.query_width(), config.key_width());
-        let width = queries + 2 * keys;
-        let rows = self.qkv.chunks_exact_mut(width);
-        let rows = rows.zip(self.attended.chunks_exact_mut(queries));
-        for (slot, ((qkv, attended), input)) in rows.zip(inputs).enumerate() {
-            let Some((_, position)) = *input else {
-                attended.fill(0.0);
-                continue;
-            };
-            let (cos, sin) = weights.rope.at(position);
+        let all = self.qkv.chunks_exact_mut(queries + 2 * keys);
+        let all = all.zip(self.attended.chunks_exact_mut(queries)).zip(rows);
+        for ((qkv, attended), Row { slot, position, .. }) in all {
+            let (cos, sin) = weights.rope.at(*position);
             rotate::forward(&mut qkv[..queries + keys], cos, sin);
             for group in 0..config.num_key_value_heads {
-                let block = (layer * SLOTS + slot) * config.num_key_value_heads + group;
+                let block = (layer * self.count + slot) * config.num_key_value_heads + group;
                 let cache = block * self.capacity * hd..(block + 1) * self.capacity * hd;
                 let (k, v) = (&mut self.keys[cache.clone()], &mut self.values[cache]);
                 let here = position * hd..(position + 1) * hd;
@@ -217,13 +220,15 @@ impl Slots {
     }
 }
 
-/// `y [SLOTS, out] (+)= x [SLOTS, in] · wt [in, out]`
-fn product(y: &mut [f32], x: &[f32], wt: &[f32], inputs: usize, outputs: usize, into: Into) {
-    multiply(
-        MatMut::new(y, SLOTS, outputs),
+/// `y [n, out] (+)= x [n, in] · Wᵀ`, from the panels of `W [out, in]`.
+fn product(y: &mut [f32], x: &[f32], panels: &Panels, inputs: usize, outputs: usize, into: Into) {
+    multiply_in_pieces(
+        y,
+        outputs,
         into,
-        Mat::new(x, SLOTS, inputs),
-        Mat::new(wt, inputs, outputs),
+        Left::new(x, inputs),
+        Right::Panels(panels),
+        inputs,
     );
 }
 
@@ -241,42 +246,44 @@ fn attend_row(
     weighted_mean(out, scores, values, scale, shift);
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn dots(scores: &mut [f32], query: &[f32], keys: &[f32]) {
-    const LANES: usize = 8;
-    let (q_chunks, q_rest) = query.as_chunks::<LANES>();
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
-        let (k_chunks, k_rest) = key.as_chunks::<LANES>();
-        let mut sums = [0.0f32; LANES];
-        for (q, k) in q_chunks.iter().zip(k_chunks) {
-            for lane in 0..LANES {
-                sums[lane] = q[lane].mul_add(k[lane], sums[lane]);
+kernels! {
+    fn dots(scores: &mut [f32], query: &[f32], keys: &[f32]) {
+        const LANES: usize = 8;
+        let (q_chunks, q_rest) = query.as_chunks::<LANES>();
+        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
+            let (k_chunks, k_rest) = key.as_chunks::<LANES>();
+            let mut sums = [0.0f32; LANES];
+            for (q, k) in q_chunks.iter().zip(k_chunks) {
+                for lane in 0..LANES {
+                    sums[lane] = q[lane].mul_add(k[lane], sums[lane]);
+                }
             }
+            let mut total = (sums[0] + sums[4]) + (sums[2] + sums[6]);
+            total += (sums[1] + sums[5]) + (sums[3] + sums[7]);
+            for (q, k) in q_rest.iter().zip(k_rest) {
+                total = q.mul_add(*k, total);
+            }
+            *score = total;
         }
-        let mut total = (sums[0] + sums[4]) + (sums[2] + sums[6]);
-        total += (sums[1] + sums[5]) + (sums[3] + sums[7]);
-        for (q, k) in q_rest.iter().zip(k_rest) {
-            total = q.mul_add(*k, total);
-        }
-        *score = total;
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn weighted_mean(out: &mut [f32], scores: &[f32], values: &[f32], scale: f32, shift: f32) {
-    let hd = out.len();
-    let mut total = 0.0;
-    for o in &mut *out {
-        *o = 0.0;
-    }
-    for (score, value) in scores.iter().zip(values.chunks_exact(hd)) {
-        let weight = exp(score.mul_add(scale, -shift));
-        total += weight;
-        for (o, v) in out.iter_mut().zip(value) {
-            *o = v.mul_add(weight, *o);
+kernels! {
+    fn weighted_mean(out: &mut [f32], scores: &[f32], values: &[f32], scale: f32, shift: f32) {
+        let hd = out.len();
+        let mut total = 0.0;
+        for o in &mut *out {
+            *o = 0.0;
         }
-    }
-    for o in &mut *out {
-        *o /= total;
+        for (score, value) in scores.iter().zip(values.chunks_exact(hd)) {
+            let weight = exp(score.mul_add(scale, -shift));
+            total += weight;
+            for (o, v) in out.iter_mut().zip(value) {
+                *o = v.mul_add(weight, *o);
+            }
+        }
+        for o in &mut *out {
+            *o /= total;
+        }
     }
 }

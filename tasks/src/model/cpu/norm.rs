@@ -1,7 +1,6 @@
 //! RMSNorm over rows: `y = x / sqrt(mean(x²) + eps) · w` (Zhang and Sennrich 2019).
 
-use multiversion::multiversion;
-
+use super::isa::kernels;
 use super::row;
 
 /// Normalises rows of width `w.len()`; keeps the reciprocal root of each.
@@ -24,50 +23,53 @@ pub fn backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32]
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn weigh(y: &mut [f32], x: &[f32], w: &[f32], scale: f32) {
-    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-        *y = x * scale * w;
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn weighted_dot(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    let (c_chunks, c_rest) = c.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for ((a, b), c) in a_chunks.iter().zip(b_chunks).zip(c_chunks) {
-        for lane in 0..LANES {
-            sums[lane] = (a[lane] * b[lane]).mul_add(c[lane], sums[lane]);
+kernels! {
+    fn weigh(y: &mut [f32], x: &[f32], w: &[f32], scale: f32) {
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * scale * w;
         }
     }
-    for (lane, ((a, b), c)) in a_rest.iter().zip(b_rest).zip(c_rest).enumerate() {
-        sums[lane] = (a * b).mul_add(*c, sums[lane]);
-    }
-    let mut total = 0.0;
-    for sum in sums {
-        total += sum;
-    }
-    total
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn backward_row(
-    dx: &mut [f32],
-    dw: &mut [f32],
-    dy: &[f32],
-    x: &[f32],
-    w: &[f32],
-    scale: f32,
-    mean: f32,
-) {
-    let d = dx.len();
-    let (dw, dy, x, w) = (&mut dw[..d], &dy[..d], &x[..d], &w[..d]);
-    for i in 0..d {
-        let normed = x[i] * scale;
-        dx[i] += scale * (dy[i] * w[i] - normed * mean);
-        dw[i] += dy[i] * normed;
+kernels! {
+    fn weighted_dot(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+        const LANES: usize = 16;
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+        let (c_chunks, c_rest) = c.as_chunks::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for ((a, b), c) in a_chunks.iter().zip(b_chunks).zip(c_chunks) {
+            for lane in 0..LANES {
+                sums[lane] = (a[lane] * b[lane]).mul_add(c[lane], sums[lane]);
+            }
+        }
+        for (lane, ((a, b), c)) in a_rest.iter().zip(b_rest).zip(c_rest).enumerate() {
+            sums[lane] = (a * b).mul_add(*c, sums[lane]);
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += sum;
+        }
+        total
+    }
+}
+
+kernels! {
+    fn backward_row(
+        dx: &mut [f32],
+        dw: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        w: &[f32],
+        scale: f32,
+        mean: f32,
+    ) {
+        let d = dx.len();
+        let (dw, dy, x, w) = (&mut dw[..d], &dy[..d], &x[..d], &w[..d]);
+        for i in 0..d {
+            let normed = x[i] * scale;
+            dx[i] += scale * (dy[i] * w[i] - normed * mean);
+            dw[i] += dy[i] * normed;
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Sums run in fixed lanes and end in a fixed tree, so that every instruction set adds in the same order. The
 //! functions hold no closures: a closure would lose the target features of the function around it.
 
-use multiversion::multiversion;
+use super::isa::kernels;
 
 const LANES: usize = 16;
 
@@ -42,125 +42,124 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y * scale }
 }
 
-/// `Σ aᵢ bᵢ`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
+kernels! {
+    /// `Σ aᵢ bᵢ`
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for lane in 0..LANES {
+                sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
+            }
         }
-    }
-    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        sums[lane] = a.mul_add(*b, sums[lane]);
-    }
-    tree(sums)
-}
-
-/// `y += a x`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = x.mul_add(a, *y);
+        for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+            sums[lane] = a.mul_add(*b, sums[lane]);
+        }
+        tree(sums)
     }
 }
 
-/// The largest value; −∞ of nothing.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn maximum(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            largest[lane] = if chunk[lane] > largest[lane] {
-                chunk[lane]
+kernels! {
+    /// The largest value; −∞ of nothing.
+    pub fn maximum(x: &[f32]) -> f32 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                largest[lane] = if chunk[lane] > largest[lane] {
+                    chunk[lane]
+                } else {
+                    largest[lane]
+                };
+            }
+        }
+        for (lane, value) in rest.iter().enumerate() {
+            largest[lane] = if *value > largest[lane] {
+                *value
             } else {
                 largest[lane]
             };
         }
+        let mut result = largest[0];
+        for value in &largest[1..] {
+            result = if *value > result { *value } else { result };
+        }
+        result
     }
-    for (lane, value) in rest.iter().enumerate() {
-        largest[lane] = if *value > largest[lane] {
-            *value
-        } else {
-            largest[lane]
-        };
-    }
-    let mut result = largest[0];
-    for value in &largest[1..] {
-        result = if *value > result { *value } else { result };
-    }
-    result
 }
 
-/// `x ← e^(scale · x − shift)`; their sum.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn exponentials(x: &mut [f32], scale: f32, shift: f32) -> f32 {
-    let (chunks, rest) = x.as_chunks_mut::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            let value = exp(chunk[lane].mul_add(scale, -shift));
-            chunk[lane] = value;
-            sums[lane] += value;
+kernels! {
+    /// `x ← e^(scale · x − shift)`; their sum.
+    pub fn exponentials(x: &mut [f32], scale: f32, shift: f32) -> f32 {
+        let (chunks, rest) = x.as_chunks_mut::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let value = exp(chunk[lane].mul_add(scale, -shift));
+                chunk[lane] = value;
+                sums[lane] += value;
+            }
+        }
+        for (lane, value) in rest.iter_mut().enumerate() {
+            *value = exp(value.mul_add(scale, -shift));
+            sums[lane] += *value;
+        }
+        tree(sums)
+    }
+}
+
+kernels! {
+    /// `Σ e^(scale · x − shift)`
+    pub fn sum_of_exponentials(x: &[f32], scale: f32, shift: f32) -> f32 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                sums[lane] += exp(chunk[lane].mul_add(scale, -shift));
+            }
+        }
+        for (lane, value) in rest.iter().enumerate() {
+            sums[lane] += exp(value.mul_add(scale, -shift));
+        }
+        tree(sums)
+    }
+}
+
+kernels! {
+    /// `x ← a x`
+    pub fn scale(x: &mut [f32], a: f32) {
+        for x in x {
+            *x *= a;
         }
     }
-    for (lane, value) in rest.iter_mut().enumerate() {
-        *value = exp(value.mul_add(scale, -shift));
-        sums[lane] += *value;
-    }
-    tree(sums)
 }
 
-/// `Σ e^(scale · x − shift)`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn sum_of_exponentials(x: &[f32], scale: f32, shift: f32) -> f32 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += exp(chunk[lane].mul_add(scale, -shift));
+kernels! {
+    /// `y += x`
+    pub fn add(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
         }
     }
-    for (lane, value) in rest.iter().enumerate() {
-        sums[lane] += exp(value.mul_add(scale, -shift));
-    }
-    tree(sums)
 }
 
-/// `x ← a x`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scale(x: &mut [f32], a: f32) {
-    for x in x {
-        *x *= a;
-    }
-}
-
-/// `y += x`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn add(y: &mut [f32], x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += x;
-    }
-}
-
-/// `Σ xᵢ²` in f64.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut sums = [0.0f64; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            let value = f64::from(chunk[lane]);
-            sums[lane] += value * value;
+kernels! {
+    /// `Σ xᵢ²` in f64.
+    pub fn sum_of_squares(x: &[f32]) -> f64 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut sums = [0.0f64; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let value = f64::from(chunk[lane]);
+                sums[lane] += value * value;
+            }
         }
+        for (lane, value) in rest.iter().enumerate() {
+            sums[lane] += f64::from(*value) * f64::from(*value);
+        }
+        sums.iter().sum()
     }
-    for (lane, value) in rest.iter().enumerate() {
-        sums[lane] += f64::from(*value) * f64::from(*value);
-    }
-    sums.iter().sum()
 }
 
 #[cfg(test)]

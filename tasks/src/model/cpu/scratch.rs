@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends pieces of the given sizes, of unknown content. The closure must not start other parallel work: a stolen task
@@ -23,5 +24,15 @@ pub(super) fn with_scratch<const N: usize, R>(
             rest = left;
             piece
         }))
+    })
+}
+
+/// Lends memory of unknown content to a product, which may run inside of [`with_scratch`].
+pub(super) fn with_panel<R>(size: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    PANEL.with_borrow_mut(|panel| {
+        if panel.len() < size {
+            panel.resize(size, 0.0);
+        }
+        work(&mut panel[..size])
     })
 }

@@ -1,7 +1,6 @@
 //! SwiGLU over rows of `[gate | up]`: `act = silu(gate) · up` (Shazeer 2020).
 
-use multiversion::multiversion;
-
+use super::isa::kernels;
 use super::row::exp;
 
 /// `act [n, f]` from `gate_up [n, 2f]`.
@@ -22,25 +21,27 @@ pub fn backward(gate_up: &mut [f32], act: &mut [f32], d_act: &[f32], f: usize) {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn forward_row(act: &mut [f32], gate: &[f32], up: &[f32]) {
-    let f = act.len();
-    let (gate, up) = (&gate[..f], &up[..f]);
-    for i in 0..f {
-        act[i] = gate[i] / (1.0 + exp(-gate[i])) * up[i];
+kernels! {
+    fn forward_row(act: &mut [f32], gate: &[f32], up: &[f32]) {
+        let f = act.len();
+        let (gate, up) = (&gate[..f], &up[..f]);
+        for i in 0..f {
+            act[i] = gate[i] / (1.0 + exp(-gate[i])) * up[i];
+        }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
-fn backward_row(gate: &mut [f32], up: &mut [f32], act: &mut [f32], d_act: &[f32]) {
-    let f = act.len();
-    let (gate, up, d_act) = (&mut gate[..f], &mut up[..f], &d_act[..f]);
-    for i in 0..f {
-        let sigmoid = 1.0 / (1.0 + exp(-gate[i]));
-        let silu = gate[i] * sigmoid;
-        let slope = sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));
-        act[i] = silu * up[i];
-        gate[i] = d_act[i] * up[i] * slope;
-        up[i] = d_act[i] * silu;
+kernels! {
+    fn backward_row(gate: &mut [f32], up: &mut [f32], act: &mut [f32], d_act: &[f32]) {
+        let f = act.len();
+        let (gate, up, d_act) = (&mut gate[..f], &mut up[..f], &d_act[..f]);
+        for i in 0..f {
+            let sigmoid = 1.0 / (1.0 + exp(-gate[i]));
+            let silu = gate[i] * sigmoid;
+            let slope = sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));
+            act[i] = silu * up[i];
+            gate[i] = d_act[i] * up[i] * slope;
+            up[i] = d_act[i] * silu;
+        }
     }
 }

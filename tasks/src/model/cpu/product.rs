@@ -1,0 +1,400 @@
+//! Matrix products: cuts a product into tiles, and a large one into pieces for threads.
+//!
+//! `c [m, n] (+)= a [m, k] · b [k, n]`. Every element is a chain of fused multiplications and additions over `k` in
+//! ascending order, so that no cut, thread or instruction set changes a bit. Only panels of `b`
+//! are copied together: products here have a small factor that stays in the cache.
+
+#![allow(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::isa::Isa;
+use super::scratch::with_panel;
+use super::tile::{Tile, largest, rows_at_most, tile};
+use crate::model::ops::Into;
+
+/// Terms that are summed before the next tile has its turn: a panel of `b` of so many rows fits into the first cache.
+const DEPTH: usize = 256;
+
+/// Rows of a result from which on a panel of a row-major `b` is copied together before it is read again and again.
+const REUSE: usize = 48;
+
+/// The left factor: `a(i, k)` at `i step + k`, or at `i + k step` of a transposed one.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    data: &'a [f32],
+    step: usize,
+    transposed: bool,
+}
+
+impl<'a> Left<'a> {
+    /// `[m, k]`, row-major.
+    pub fn new(data: &'a [f32], k: usize) -> Self {
+        Self {
+            data,
+            step: k,
+            transposed: false,
+        }
+    }
+
+    /// `[m, k]`, `step` from row to row.
+    pub fn strided(data: &'a [f32], step: usize) -> Self {
+        Self {
+            data,
+            step,
+            transposed: false,
+        }
+    }
+
+    /// The transpose of `[k, m]`, row-major, `m` from row to row.
+    pub fn transposed(data: &'a [f32], m: usize) -> Self {
+        Self {
+            data,
+            step: m,
+            transposed: true,
+        }
+    }
+}
+
+/// The right factor.
+#[derive(Clone, Copy)]
+pub enum Right<'a> {
+    /// `[k, n]`, row-major.
+    Rows(&'a [f32]),
+    /// The same, so many from row to row.
+    Strided(&'a [f32], usize),
+    /// The transpose of `[n, k]`, row-major, in panels.
+    Panels(&'a Panels),
+}
+
+/// `bᵀ` of `b [n, k]` as tiles read it: `[n / width][k][width]`, filled up with zeros.
+pub struct Panels {
+    /// Whose tiles read it.
+    isa: Isa,
+    data: Vec<f32>,
+}
+
+impl Panels {
+    pub fn of(b: &[f32], k: usize) -> Self {
+        let mut panels = Self::empty();
+        panels.pack(b, k, k);
+        panels
+    }
+
+    pub fn empty() -> Self {
+        Self {
+            isa: Isa::chosen(),
+            data: Vec::new(),
+        }
+    }
+
+    /// Columns of a panel: how far a product may go beyond the last real column.
+    pub fn width(&self) -> usize {
+        largest(self.isa).1
+    }
+
+    /// Takes the values of `b [n, k]`, `step` from row to row; `b` ends with its last row.
+    pub fn pack(&mut self, b: &[f32], k: usize, step: usize) {
+        let width = self.width();
+        let n = if b.len() < k {
+            0
+        } else {
+            (b.len() - k) / step.max(1) + 1
+        };
+        self.data.clear();
+        self.data.resize(n.next_multiple_of(width) * k, 0.0);
+        let panels = self.data.chunks_exact_mut((width * k).max(1));
+        for (panel, rows) in panels.zip(b.chunks((width * step).max(1))) {
+            for (column, row) in rows.chunks(step.max(1)).enumerate() {
+                for (to, from) in panel[column..].iter_mut().step_by(width).zip(&row[..k]) {
+                    *to = *from;
+                }
+            }
+        }
+    }
+}
+
+/// One product, on the calling thread.
+pub fn multiply(c: &mut [f32], n: usize, into: Into, a: Left, b: Right, k: usize) {
+    Piece::whole(rows_of(c, n), into, a, b, k).run();
+}
+
+/// The same into a part of wider rows.
+pub fn multiply_into(c: Target, into: Into, a: Left, b: Right, k: usize) {
+    Piece::whole(c, into, a, b, k).run();
+}
+
+/// Some columns of some rows: `c(i, j)` at `i step + j`.
+pub struct Target<'a> {
+    pub data: &'a mut [f32],
+    pub step: usize,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+fn rows_of(c: &mut [f32], n: usize) -> Target<'_> {
+    let rows = c.len() / n.max(1);
+    assert_eq!(c.len(), rows * n, "a result of whole rows");
+    Target {
+        data: c,
+        step: n,
+        rows,
+        columns: n,
+    }
+}
+
+/// The same, by the threads of the pool around.
+pub fn multiply_in_pieces(c: &mut [f32], n: usize, into: Into, a: Left, b: Right, k: usize) {
+    let whole = Piece::whole(rows_of(c, n), into, a, b, k);
+    let threads = rayon::current_num_threads();
+    if threads == 1 || whole.m * n * k < 1 << 19 {
+        return whole.run();
+    }
+    whole
+        .cut(4 * threads)
+        .into_par_iter()
+        .for_each(|piece| piece.run());
+}
+
+/// Elements from the first to the last of `[rows, columns]`.
+fn reach(rows: usize, columns: usize, step: usize) -> usize {
+    match rows * columns {
+        0 => 0,
+        _ => (rows - 1) * step + columns,
+    }
+}
+
+/// A rectangle of a result, checked against the slices it came from.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    isa: Isa,
+    m: usize,
+    columns: (usize, usize),
+    k: usize,
+    a: *const f32,
+    a_step: usize,
+    flat: bool,
+    b: Right<'a>,
+    /// From row to row of a row-major `b`.
+    b_step: usize,
+    c: *mut f32,
+    c_step: usize,
+    add: bool,
+}
+
+// SAFETY: pieces of one result are disjoint, `a` and `b` are only read, and all of them outlive the call that made them.
+unsafe impl Send for Piece<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Piece<'_> {}
+
+impl<'a> Piece<'a> {
+    fn whole(c: Target<'a>, into: Into, a: Left<'a>, b: Right<'a>, k: usize) -> Self {
+        let (m, n) = (c.rows, c.columns);
+        assert!(
+            reach(m, n, c.step) <= c.data.len(),
+            "result beyond its slice"
+        );
+        assert!(m <= 1 || c.step >= n, "rows of a result overlap");
+        let left = if a.transposed { (k, m) } else { (m, k) };
+        assert!(
+            reach(left.0, left.1, a.step) <= a.data.len(),
+            "left factor beyond its slice"
+        );
+        let (isa, b_step, fits) = match b {
+            Right::Rows(data) => (Isa::chosen(), n, reach(k, n, n) <= data.len()),
+            Right::Strided(data, step) => (Isa::chosen(), step, reach(k, n, step) <= data.len()),
+            Right::Panels(panels) => {
+                let wide = n.next_multiple_of(panels.width());
+                (panels.isa, 0, wide * k <= panels.data.len())
+            }
+        };
+        assert!(fits, "right factor beyond its slice");
+        Self {
+            isa,
+            m,
+            columns: (0, n),
+            k,
+            a: a.data.as_ptr(),
+            a_step: a.step,
+            flat: a.transposed,
+            b,
+            b_step,
+            c: c.data.as_mut_ptr(),
+            c_step: c.step,
+            add: into == Into::Add,
+        }
+    }
+
+    /// About `count` pieces, of whole tiles but for the edges.
+    fn cut(&self, count: usize) -> Vec<Self> {
+        let (tall, wide, _) = largest(self.isa);
+        let columns = self.columns.1;
+        let by_rows = self.m >= columns;
+        let (size, unit) = if by_rows {
+            (self.m, 2 * tall)
+        } else {
+            (columns, 2 * wide)
+        };
+        let step = size.div_ceil(count).next_multiple_of(unit);
+        (0..size)
+            .step_by(step)
+            .map(|first| match by_rows {
+                true => self.rows(first, step.min(size - first)),
+                false => Self {
+                    columns: (first, columns.min(first + step)),
+                    ..*self
+                },
+            })
+            .collect()
+    }
+
+    fn rows(&self, first: usize, m: usize) -> Self {
+        let a_first = if self.flat {
+            first
+        } else {
+            first * self.a_step
+        };
+        // SAFETY: `first` is below the rows of this piece.
+        unsafe {
+            Self {
+                m,
+                a: self.a.add(a_first),
+                c: self.c.add(first * self.c_step),
+                ..*self
+            }
+        }
+    }
+
+    fn run(&self) {
+        let depth = if self.m <= 16 { self.k } else { DEPTH };
+        if self.k == 0 && !self.add {
+            return self.block(0, 0);
+        }
+        for first in (0..self.k).step_by(depth.max(1)) {
+            self.block(first, depth.min(self.k - first));
+        }
+    }
+
+    /// Terms `first .. first + k` of every element.
+    fn block(&self, first: usize, k: usize) {
+        let (_, wide, lanes) = largest(self.isa);
+        let add = self.add || first > 0;
+        let (mut column, end) = self.columns;
+        while column < end {
+            let columns = wide.min(end - column);
+            let vectors = columns.div_ceil(lanes);
+            match self.b {
+                Right::Panels(panels) => {
+                    // A piece begins at a panel.
+                    let b = &panels.data[column * self.k + first * wide..];
+                    self.panel(
+                        (b.as_ptr(), wide),
+                        (first, k),
+                        (column, columns),
+                        vectors,
+                        add,
+                    );
+                }
+                Right::Rows(data) | Right::Strided(data, _) => {
+                    let b = &data[(first * self.b_step + column).min(data.len())..];
+                    if columns == vectors * lanes && self.m < REUSE {
+                        let b = (b.as_ptr(), self.b_step);
+                        self.panel(b, (first, k), (column, columns), vectors, add);
+                    } else {
+                        with_panel(wide * k, |panel| {
+                            let rows = b.chunks(self.b_step).take(k);
+                            for (to, from) in panel.chunks_exact_mut(wide).zip(rows) {
+                                to[..columns].copy_from_slice(&from[..columns]);
+                                to[columns..].fill(0.0);
+                            }
+                            let b = (panel.as_ptr(), wide);
+                            self.panel(b, (first, k), (column, columns), vectors, add);
+                        });
+                    }
+                }
+            }
+            column += columns;
+        }
+    }
+
+    /// All rows of some columns.
+    fn panel(
+        &self,
+        b: (*const f32, usize),
+        (first, k): (usize, usize),
+        (column, columns): (usize, usize),
+        vectors: usize,
+        add: bool,
+    ) {
+        let (tall, wide, lanes) = largest(self.isa);
+        let mut row = 0;
+        let mut rows = tall;
+        let mut full = tile(self.isa, tall, vectors, self.flat);
+        while row < self.m {
+            if self.m - row < rows {
+                rows = rows_at_most(self.isa, self.m - row);
+                full = tile(self.isa, rows, vectors, self.flat);
+            }
+            let a_at = match self.flat {
+                true => row + first * self.a_step,
+                false => row * self.a_step + first,
+            };
+            // SAFETY: `whole` checked the largest index of every factor; rows and columns are inside this piece, `b`
+            // has `k` rows of whole vectors (edges were filled up), and the set was found by asking the processor.
+            unsafe {
+                let (a, c) = (self.a.add(a_at), self.c.add(row * self.c_step + column));
+                if columns == vectors * lanes {
+                    full(k, a, self.a_step, b.0, b.1, c, self.c_step, add);
+                } else {
+                    edge(
+                        full,
+                        rows,
+                        columns,
+                        wide,
+                        k,
+                        a,
+                        self.a_step,
+                        b,
+                        c,
+                        self.c_step,
+                        add,
+                    );
+                }
+            }
+            row += rows;
+        }
+    }
+}
+
+/// A tile of which only some columns exist, by way of a whole one.
+///
+/// # Safety
+/// As for [`Tile`], with `columns` instead of whole vectors of `c`.
+#[allow(clippy::too_many_arguments)]
+unsafe fn edge(
+    full: Tile,
+    rows: usize,
+    columns: usize,
+    wide: usize,
+    k: usize,
+    a: *const f32,
+    a_step: usize,
+    b: (*const f32, usize),
+    c: *mut f32,
+    c_step: usize,
+    add: bool,
+) {
+    let mut whole = [0.0f32; 12 * 32];
+    // SAFETY: the caller's promise; `whole` has room for the largest tile.
+    unsafe {
+        for row in 0..rows {
+            let from = c.add(row * c_step);
+            std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr().add(row * wide), columns);
+        }
+        full(k, a, a_step, b.0, b.1, whole.as_mut_ptr(), wide, add);
+        for row in 0..rows {
+            let to = c.add(row * c_step);
+            std::ptr::copy_nonoverlapping(whole.as_ptr().add(row * wide), to, columns);
+        }
+    }
+}

@@ -1,0 +1,817 @@
+//! The Llama stack over the list of operations: forward, heads, backward, update.
+//!
+//! It owns the memory of a model on its device: weights, gradients, moments, and what a forward pass leaves for
+//! backward. It knows no device and no losses: a head calls the caller with logits and takes back their gradient.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::config::Config;
+use super::core::{Engine, HeadFn, Kept, Logits, Observer, Site};
+use super::error::ModelError;
+use super::layout::Layout;
+use super::loss::{Distillation, Sums};
+use super::ops::{Heads, Into, Matrix, Ops};
+use super::optimizer::{AdamW, AdamWOptions, Rate};
+use super::rope::RopeTable;
+
+/// What the last forward pass allows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Empty,
+    /// Hidden states alone.
+    Hidden,
+    /// Everything that backward reads.
+    Kept,
+}
+
+/// One model on one device.
+pub(super) struct Stack<O: Ops> {
+    ops: O,
+    layout: Layout,
+    shape: Shape,
+    matrices: Vec<LayerMatrices>,
+    head_matrix: Matrix,
+    weights: O::Weights,
+    /// As long as the weights once there was anything to differentiate.
+    grads: O::Buffer,
+    optimizer: Option<Optimizer<O>>,
+    rope: Arc<RopeTable>,
+    state: State,
+    /// Rows of the last forward pass.
+    n: usize,
+    places: Option<O::Places>,
+    layers: Vec<Activations<O>>,
+    /// `[N, d]`: residual stream before each layer, and after the last; two that take turns if nothing is kept.
+    streams: Vec<O::Buffer>,
+    /// `[N, f]`
+    act: O::Buffer,
+    /// `[N, d]` after the final norm, and its gradient.
+    hidden: O::Buffer,
+    hidden_scale: O::Buffer,
+    d_hidden: O::Buffer,
+    back: Gradients<O>,
+    head: HeadBuffers<O>,
+}
+
+/// Widths of one model's rows.
+#[derive(Clone, Copy)]
+struct Shape {
+    d: usize,
+    f: usize,
+    eps: f32,
+    heads: Heads,
+}
+
+struct LayerMatrices {
+    qkv: Matrix,
+    o: Matrix,
+    gate_up: Matrix,
+    down: Matrix,
+}
+
+/// What a forward pass leaves behind of one layer. `N` rows each.
+struct Activations<O: Ops> {
+    /// `[N, d]` after `input_layernorm`
+    normed: O::Buffer,
+    normed_scale: O::Buffer,
+    /// `[N, (H + 2G) hd]` after RoPE
+    qkv: O::Buffer,
+    /// `[N, H hd]` and `[N, H]`
+    attended: O::Buffer,
+    lse: O::Buffer,
+    /// `[N, d]` residual stream between the branches
+    middle: O::Buffer,
+    /// `[N, d]` after `post_attention_layernorm`
+    post: O::Buffer,
+    post_scale: O::Buffer,
+    /// `[N, 2f]`; backward replaces it by its gradient
+    gate_up: O::Buffer,
+}
+
+/// Gradients on their way back through the layers.
+struct Gradients<O: Ops> {
+    /// `[N, d]`: of the residual stream
+    stream: O::Buffer,
+    /// `[N, d]`: of the input of a branch
+    branch: O::Buffer,
+    /// `[N, f]`
+    act: O::Buffer,
+    /// `[N, H hd]`
+    attended: O::Buffer,
+    /// `[N, (H + 2G) hd]`
+    qkv: O::Buffer,
+}
+
+/// What the vocabulary or score head works on, one chunk of rows at a time.
+struct HeadBuffers<O: Ops> {
+    /// `[n, d]`
+    rows: O::Buffer,
+    /// `[n, V]`
+    logits: O::Buffer,
+    /// `[n, d]`
+    d_rows: O::Buffer,
+}
+
+struct Optimizer<O: Ops> {
+    options: AdamWOptions,
+    /// Updates done.
+    step: u64,
+    first: O::Buffer,
+    second: O::Buffer,
+    decayed: Vec<Range<usize>>,
+}
+
+impl<O: Ops> Stack<O> {
+    pub fn new(ops: O, config: &Config, weights: Vec<f32>) -> Self {
+        let layout = Layout::new(config);
+        assert_eq!(weights.len(), layout.len(), "weights of another model");
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let heads = Heads {
+            heads: config.num_attention_heads,
+            groups: config.num_key_value_heads,
+            head_dim: config.head_dim,
+        };
+        let shape = Shape {
+            d,
+            f,
+            eps: config.rms_norm_eps as f32,
+            heads,
+        };
+        let layers = (0..config.num_hidden_layers).map(|layer| layout.layer(layer));
+        let matrices: Vec<LayerMatrices> = layers
+            .map(|ranges| LayerMatrices {
+                qkv: matrix(&ranges.qkv, d),
+                o: matrix(&ranges.o, heads.queries()),
+                gate_up: matrix(&ranges.gate_up, d),
+                down: matrix(&ranges.down, f),
+            })
+            .collect();
+        let head_matrix = matrix(&layout.head(), d);
+        let all: Vec<Matrix> = (matrices.iter())
+            .flat_map(|of| [&of.qkv, &of.o, &of.gate_up, &of.down])
+            .chain([&head_matrix])
+            .cloned()
+            .collect();
+        let none = || ops.zeros(0);
+        Self {
+            weights: ops.weights(&all, weights),
+            grads: none(),
+            optimizer: None,
+            rope: Arc::new(RopeTable::new(config)),
+            state: State::Empty,
+            n: 0,
+            places: None,
+            layers: Vec::new(),
+            streams: Vec::new(),
+            act: none(),
+            hidden: none(),
+            hidden_scale: none(),
+            d_hidden: none(),
+            back: Gradients {
+                stream: none(),
+                branch: none(),
+                act: none(),
+                attended: none(),
+                qkv: none(),
+            },
+            head: HeadBuffers {
+                rows: none(),
+                logits: none(),
+                d_rows: none(),
+            },
+            layout,
+            shape,
+            matrices,
+            head_matrix,
+            ops,
+        }
+    }
+
+    fn take_batch(&mut self, batch: &Batch, keep: bool) {
+        self.places = None;
+        Arc::make_mut(&mut self.rope).extend_to(batch.longest());
+        self.places = Some(self.ops.places(batch, &self.rope));
+        self.n = batch.len();
+        self.state = if keep { State::Kept } else { State::Hidden };
+        let (ops, n, Shape { d, f, heads, .. }) = (&self.ops, self.n, self.shape);
+        let (layers, streams) = if keep {
+            (self.matrices.len(), self.matrices.len() + 1)
+        } else {
+            (1, 2)
+        };
+        self.layers.truncate(layers);
+        self.layers.resize_with(layers, || Activations::new(ops));
+        self.streams.truncate(streams);
+        self.streams.resize_with(streams, || ops.zeros(0));
+        for layer in &mut self.layers {
+            for (buffer, width) in [
+                (&mut layer.normed, d),
+                (&mut layer.normed_scale, 1),
+                (&mut layer.qkv, heads.width()),
+                (&mut layer.attended, heads.queries()),
+                (&mut layer.lse, heads.heads),
+                (&mut layer.middle, d),
+                (&mut layer.post, d),
+                (&mut layer.post_scale, 1),
+                (&mut layer.gate_up, 2 * f),
+            ] {
+                reserve(ops, buffer, n * width);
+            }
+        }
+        for stream in &mut self.streams {
+            reserve(ops, stream, n * d);
+        }
+        reserve(ops, &mut self.act, n * f);
+        reserve(ops, &mut self.hidden, n * d);
+        reserve(ops, &mut self.hidden_scale, n);
+        if keep {
+            reserve(ops, &mut self.d_hidden, n * d);
+            ops.clear(O::view_mut(&mut self.d_hidden, 0..n * d));
+        }
+    }
+
+    fn forward_layers(&mut self, keep: bool, mut observer: Option<Observer>) {
+        let (ops, n, d) = (&self.ops, self.n, self.shape.d);
+        let places = self.places.as_ref().expect("a batch was taken");
+        let values = O::values(&self.weights);
+        let table = O::view(values, self.layout.embedding());
+        ops.embed(O::view_mut(&mut self.streams[0], 0..n * d), table, places);
+        for layer in 0..self.matrices.len() {
+            let (at, from) = if keep { (layer, layer) } else { (0, layer % 2) };
+            let to = if keep { layer + 1 } else { (layer + 1) % 2 };
+            let [input, output] = self
+                .streams
+                .get_disjoint_mut([from, to])
+                .expect("two streams");
+            let on = OnLayer {
+                ops,
+                shape: self.shape,
+                n,
+                weights: &self.weights,
+                ranges: self.layout.layer(layer),
+                matrices: &self.matrices[layer],
+                places,
+            };
+            let kept = &mut self.layers[at];
+            on.forward(kept, output, &mut self.act, input);
+            if let Some(observe) = observer.as_mut() {
+                let Shape { f, heads, .. } = self.shape;
+                for (site, buffer, width) in [
+                    (Site::LayerInput, &*input, d),
+                    (Site::InputNorm, &kept.normed, d),
+                    (Site::Attended, &kept.attended, heads.queries()),
+                    (Site::PostNorm, &kept.post, d),
+                    (Site::Activated, &self.act, f),
+                    (Site::LayerOutput, &*output, d),
+                ] {
+                    observe(layer, site, &ops.read(O::view(buffer, 0..n * width)));
+                }
+            }
+        }
+        let last = if keep {
+            self.matrices.len()
+        } else {
+            self.matrices.len() % 2
+        };
+        ops.rms_norm(
+            O::view_mut(&mut self.hidden, 0..n * d),
+            O::view_mut(&mut self.hidden_scale, 0..n),
+            O::view(&self.streams[last], 0..n * d),
+            O::view(values, self.layout.norm()),
+            self.shape.eps,
+        );
+    }
+
+    fn head_chunk(
+        &mut self,
+        rows: &[usize],
+        gradient: bool,
+        loss: &mut dyn FnMut(&mut dyn Logits),
+    ) {
+        let (ops, n, d) = (&self.ops, rows.len(), self.shape.d);
+        let outputs = self.head_matrix.outputs;
+        let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        let indices = ops.indices(&indices);
+        let head = &mut self.head;
+        reserve(ops, &mut head.rows, n * d);
+        reserve(ops, &mut head.logits, n * outputs);
+        let hidden = O::view(&self.hidden, 0..self.n * d);
+        ops.gather(O::view_mut(&mut head.rows, 0..n * d), hidden, &indices);
+        ops.linear(
+            O::view_mut(&mut head.logits, 0..n * outputs),
+            Into::Replace,
+            O::view(&head.rows, 0..n * d),
+            &self.weights,
+            &self.head_matrix,
+        );
+        loss(&mut OnDevice {
+            ops,
+            logits: &mut head.logits,
+            len: n * outputs,
+        });
+        if !gradient {
+            return;
+        }
+        reserve(ops, &mut head.d_rows, n * d);
+        ops.linear_dx(
+            O::view_mut(&mut head.d_rows, 0..n * d),
+            Into::Replace,
+            O::view(&head.logits, 0..n * outputs),
+            &self.weights,
+            &self.head_matrix,
+        );
+        ops.gather_backward(
+            O::view_mut(&mut self.d_hidden, 0..self.n * d),
+            O::view(&head.d_rows, 0..n * d),
+            &indices,
+        );
+        ops.linear_dw(
+            O::view_mut(&mut self.grads, self.head_matrix.range.clone()),
+            O::view(&head.logits, 0..n * outputs),
+            O::view(&head.rows, 0..n * d),
+            d,
+        );
+    }
+
+    fn backward_layers(&mut self) {
+        let (ops, n, Shape { d, f, heads, .. }) = (&self.ops, self.n, self.shape);
+        let back = &mut self.back;
+        for (buffer, width) in [
+            (&mut back.stream, d),
+            (&mut back.branch, d),
+            (&mut back.act, f),
+            (&mut back.attended, heads.queries()),
+            (&mut back.qkv, heads.width()),
+        ] {
+            reserve(ops, buffer, n * width);
+        }
+        let places = self.places.as_ref().expect("a batch was taken");
+        ops.clear(O::view_mut(&mut back.stream, 0..n * d));
+        ops.rms_norm_backward(
+            O::view_mut(&mut back.stream, 0..n * d),
+            O::view_mut(&mut self.grads, self.layout.norm()),
+            O::view(&self.d_hidden, 0..n * d),
+            O::view(&self.streams[self.matrices.len()], 0..n * d),
+            O::view(O::values(&self.weights), self.layout.norm()),
+            O::view(&self.hidden_scale, 0..n),
+        );
+        for layer in (0..self.matrices.len()).rev() {
+            let on = OnLayer {
+                ops,
+                shape: self.shape,
+                n,
+                weights: &self.weights,
+                ranges: self.layout.layer(layer),
+                matrices: &self.matrices[layer],
+                places,
+            };
+            let (kept, input) = (&mut self.layers[layer], &self.streams[layer]);
+            on.backward(back, &mut self.grads, &mut self.act, kept, input);
+        }
+        ops.embed_backward(
+            O::view_mut(&mut self.grads, self.layout.embedding()),
+            O::view(&back.stream, 0..n * d),
+            places,
+        );
+    }
+}
+
+/// One layer of a pass over `n` rows.
+struct OnLayer<'a, O: Ops> {
+    ops: &'a O,
+    shape: Shape,
+    n: usize,
+    weights: &'a O::Weights,
+    ranges: &'a super::layout::LayerRanges,
+    matrices: &'a LayerMatrices,
+    places: &'a O::Places,
+}
+
+impl<O: Ops> OnLayer<'_, O> {
+    fn all<'b>(&self, buffer: &'b O::Buffer, width: usize) -> O::View<'b> {
+        O::view(buffer, 0..self.n * width)
+    }
+
+    fn all_mut<'b>(&self, buffer: &'b mut O::Buffer, width: usize) -> O::ViewMut<'b> {
+        O::view_mut(buffer, 0..self.n * width)
+    }
+
+    fn vector(&self, range: &Range<usize>) -> O::View<'_> {
+        O::view(O::values(self.weights), range.clone())
+    }
+
+    fn add_dw(&self, grads: &mut O::Buffer, matrix: &Matrix, dy: O::View<'_>, x: O::View<'_>) {
+        let dw = O::view_mut(grads, matrix.range.clone());
+        self.ops.linear_dw(dw, dy, x, matrix.inputs);
+    }
+
+    fn forward(
+        &self,
+        kept: &mut Activations<O>,
+        output: &mut O::Buffer,
+        act: &mut O::Buffer,
+        input: &O::Buffer,
+    ) {
+        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
+        let Shape { d, f, eps, heads } = self.shape;
+        ops.rms_norm(
+            self.all_mut(&mut kept.normed, d),
+            self.all_mut(&mut kept.normed_scale, 1),
+            self.all(input, d),
+            self.vector(&ranges.input_norm),
+            eps,
+        );
+        let qkv = self.all_mut(&mut kept.qkv, heads.width());
+        ops.linear(
+            qkv,
+            Into::Replace,
+            self.all(&kept.normed, d),
+            weights,
+            &of.qkv,
+        );
+        ops.rope(
+            self.all_mut(&mut kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.attention(
+            self.all_mut(&mut kept.attended, heads.queries()),
+            self.all_mut(&mut kept.lse, heads.heads),
+            self.all(&kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.copy(self.all_mut(&mut kept.middle, d), self.all(input, d));
+        let attended = self.all(&kept.attended, heads.queries());
+        ops.linear(
+            self.all_mut(&mut kept.middle, d),
+            Into::Add,
+            attended,
+            weights,
+            &of.o,
+        );
+        ops.rms_norm(
+            self.all_mut(&mut kept.post, d),
+            self.all_mut(&mut kept.post_scale, 1),
+            self.all(&kept.middle, d),
+            self.vector(&ranges.post_norm),
+            eps,
+        );
+        let gate_up = self.all_mut(&mut kept.gate_up, 2 * f);
+        ops.linear(
+            gate_up,
+            Into::Replace,
+            self.all(&kept.post, d),
+            weights,
+            &of.gate_up,
+        );
+        ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
+        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
+        ops.linear(
+            self.all_mut(output, d),
+            Into::Add,
+            self.all(act, f),
+            weights,
+            &of.down,
+        );
+    }
+
+    /// From the gradient of the layer's output to that of its input, both in `back.stream`.
+    fn backward(
+        &self,
+        back: &mut Gradients<O>,
+        grads: &mut O::Buffer,
+        act: &mut O::Buffer,
+        kept: &mut Activations<O>,
+        input: &O::Buffer,
+    ) {
+        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
+        let Shape { d, f, heads, .. } = self.shape;
+        // Feed-forward branch.
+        ops.linear_dx(
+            self.all_mut(&mut back.act, f),
+            Into::Replace,
+            self.all(&back.stream, d),
+            weights,
+            &of.down,
+        );
+        ops.swiglu_backward(
+            self.all_mut(&mut kept.gate_up, 2 * f),
+            self.all_mut(act, f),
+            self.all(&back.act, f),
+            f,
+        );
+        self.add_dw(grads, &of.down, self.all(&back.stream, d), self.all(act, f));
+        ops.linear_dx(
+            self.all_mut(&mut back.branch, d),
+            Into::Replace,
+            self.all(&kept.gate_up, 2 * f),
+            weights,
+            &of.gate_up,
+        );
+        self.add_dw(
+            grads,
+            &of.gate_up,
+            self.all(&kept.gate_up, 2 * f),
+            self.all(&kept.post, d),
+        );
+        ops.rms_norm_backward(
+            self.all_mut(&mut back.stream, d),
+            O::view_mut(grads, ranges.post_norm.clone()),
+            self.all(&back.branch, d),
+            self.all(&kept.middle, d),
+            self.vector(&ranges.post_norm),
+            self.all(&kept.post_scale, 1),
+        );
+        // Attention branch.
+        let queries = heads.queries();
+        ops.linear_dx(
+            self.all_mut(&mut back.attended, queries),
+            Into::Replace,
+            self.all(&back.stream, d),
+            weights,
+            &of.o,
+        );
+        self.add_dw(
+            grads,
+            &of.o,
+            self.all(&back.stream, d),
+            self.all(&kept.attended, queries),
+        );
+        ops.attention_backward(
+            self.all_mut(&mut back.qkv, heads.width()),
+            self.all(&back.attended, queries),
+            self.all(&kept.attended, queries),
+            self.all(&kept.lse, heads.heads),
+            self.all(&kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.rope_backward(
+            self.all_mut(&mut back.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.linear_dx(
+            self.all_mut(&mut back.branch, d),
+            Into::Replace,
+            self.all(&back.qkv, heads.width()),
+            weights,
+            &of.qkv,
+        );
+        self.add_dw(
+            grads,
+            &of.qkv,
+            self.all(&back.qkv, heads.width()),
+            self.all(&kept.normed, d),
+        );
+        ops.rms_norm_backward(
+            self.all_mut(&mut back.stream, d),
+            O::view_mut(grads, ranges.input_norm.clone()),
+            self.all(&back.branch, d),
+            self.all(input, d),
+            self.vector(&ranges.input_norm),
+            self.all(&kept.normed_scale, 1),
+        );
+    }
+}
+
+impl<O: Ops> Engine for Stack<O> {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn weights(&self) -> Cow<'_, [f32]> {
+        self.ops
+            .read(O::view(O::values(&self.weights), 0..self.layout.len()))
+    }
+
+    fn grads(&self) -> Cow<'_, [f32]> {
+        let len = O::len(&self.grads);
+        self.ops.read(O::view(&self.grads, 0..len))
+    }
+
+    fn write_grads(&mut self, values: &[f32]) {
+        reserve(&self.ops, &mut self.grads, self.layout.len());
+        let all = 0..self.layout.len();
+        self.ops.write(O::view_mut(&mut self.grads, all), values);
+    }
+
+    fn clear_grads(&mut self) {
+        let len = self.layout.len();
+        reserve(&self.ops, &mut self.grads, len);
+        self.ops.clear(O::view_mut(&mut self.grads, 0..len));
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        keep: bool,
+        observer: Option<Observer>,
+    ) -> Result<(), ModelError> {
+        self.take_batch(batch, keep);
+        entered(self, |stack| stack.forward_layers(keep, observer))
+    }
+
+    fn hidden(&self) -> Cow<'_, [f32]> {
+        assert!(self.state != State::Empty, "nothing was run forward yet");
+        let len = self.n * self.shape.d;
+        self.ops.read(O::view(&self.hidden, 0..len))
+    }
+
+    fn head(
+        &mut self,
+        rows: &[usize],
+        chunk: usize,
+        gradient: bool,
+        loss: HeadFn,
+    ) -> Result<(), ModelError> {
+        assert!(self.state != State::Empty, "nothing was run forward yet");
+        assert!(
+            !gradient || self.state == State::Kept,
+            "gradients need a forward pass that keeps"
+        );
+        let len = self.layout.len();
+        assert!(
+            !gradient || O::len(&self.grads) == len,
+            "gradients were never cleared"
+        );
+        entered(self, |stack| {
+            for (index, rows) in rows.chunks(chunk.max(1)).enumerate() {
+                let first = index * chunk;
+                let range = first..first + rows.len();
+                stack.head_chunk(rows, gradient, &mut |logits| loss(range.clone(), logits));
+            }
+        })
+    }
+
+    fn backward(&mut self) -> Result<(), ModelError> {
+        assert!(
+            self.state == State::Kept,
+            "backward needs a forward pass that keeps"
+        );
+        let len = self.layout.len();
+        assert_eq!(O::len(&self.grads), len, "gradients were never cleared");
+        // Activations are replaced by gradients on the way: a second pass would read nonsense.
+        self.state = State::Hidden;
+        entered(self, Self::backward_layers)
+    }
+
+    fn start(&mut self, optimizer: AdamW) {
+        assert_eq!(
+            optimizer.first.len(),
+            self.layout.len(),
+            "moments of another model"
+        );
+        self.optimizer = Some(Optimizer {
+            options: optimizer.options,
+            step: optimizer.step,
+            first: self.ops.upload(optimizer.first),
+            second: self.ops.upload(optimizer.second),
+            decayed: optimizer.options.decayed(&self.layout),
+        });
+    }
+
+    fn update(&mut self, rate: Rate) -> Result<f64, ModelError> {
+        let (ops, len) = (&self.ops, self.layout.len());
+        let optimizer = self.optimizer.as_mut().expect("an optimiser was started");
+        let norm = ops.sum_of_squares(O::view(&self.grads, 0..len)).sqrt();
+        if norm.is_finite() {
+            optimizer.step += 1;
+            ops.adamw(
+                &mut self.weights,
+                &mut optimizer.first,
+                &mut optimizer.second,
+                &self.grads,
+                optimizer.options.at(optimizer.step, rate, norm),
+                &optimizer.decayed,
+            );
+        }
+        ops.sync()?;
+        Ok(norm)
+    }
+
+    fn optimizer(&self) -> Option<AdamW> {
+        let all = |buffer: &O::Buffer| {
+            self.ops
+                .read(O::view(buffer, 0..O::len(buffer)))
+                .into_owned()
+        };
+        self.optimizer.as_ref().map(|optimizer| AdamW {
+            options: optimizer.options,
+            step: optimizer.step,
+            first: all(&optimizer.first),
+            second: all(&optimizer.second),
+        })
+    }
+}
+
+/// Runs work over a stack from where its backend starts operations fastest, and waits for it.
+fn entered<O: Ops>(
+    stack: &mut Stack<O>,
+    work: impl FnOnce(&mut Stack<O>) + Send,
+) -> Result<(), ModelError> {
+    let ops = stack.ops.clone();
+    ops.enter(|| work(stack));
+    ops.sync()
+}
+
+impl<O: Ops> Activations<O> {
+    fn new(ops: &O) -> Self {
+        let none = || ops.zeros(0);
+        Self {
+            normed: none(),
+            normed_scale: none(),
+            qkv: none(),
+            attended: none(),
+            lse: none(),
+            middle: none(),
+            post: none(),
+            post_scale: none(),
+            gate_up: none(),
+        }
+    }
+}
+
+/// Makes sure that a buffer has room; what was in it is lost when it has not.
+fn reserve<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
+    if O::len(buffer) < len {
+        *buffer = ops.zeros(len);
+    }
+}
+
+fn matrix(range: &Range<usize>, inputs: usize) -> Matrix {
+    Matrix {
+        range: range.clone(),
+        outputs: range.len() / inputs,
+        inputs,
+    }
+}
+
+/// Logits where a backend holds them.
+struct OnDevice<'a, O: Ops> {
+    ops: &'a O,
+    logits: &'a mut O::Buffer,
+    len: usize,
+}
+
+impl<O: Ops> OnDevice<'_, O> {
+    fn all(&mut self) -> O::ViewMut<'_> {
+        O::view_mut(self.logits, 0..self.len)
+    }
+}
+
+impl<O: Ops> Logits for OnDevice<'_, O> {
+    fn cross_entropy(&mut self, targets: &[u32], weight: f64, z_loss: f64, gradient: bool) -> Sums {
+        let ops = self.ops;
+        ops.cross_entropy(self.all(), targets, weight, z_loss, gradient)
+    }
+
+    fn distillation(
+        &mut self,
+        teacher: &Kept,
+        targets: &[u32],
+        options: Distillation,
+        weight: f64,
+        gradient: bool,
+    ) -> Sums {
+        let (ops, len) = (self.ops, self.len);
+        let teacher: &O::Buffer = teacher
+            .0
+            .downcast_ref()
+            .expect("a teacher on the same device");
+        assert_eq!(O::len(teacher), len, "two vocabularies");
+        let teacher = O::view(teacher, 0..len);
+        ops.distillation(self.all(), teacher, targets, options, weight, gradient)
+    }
+
+    fn log_probabilities(&self, targets: &[u32]) -> Vec<f64> {
+        self.ops
+            .log_probabilities(O::view(self.logits, 0..self.len), targets)
+    }
+
+    fn log_probability_gradient(&mut self, targets: &[u32], coefficients: &[f64]) {
+        let ops = self.ops;
+        ops.log_probability_gradient(self.all(), targets, coefficients);
+    }
+
+    fn keep(&self) -> Kept {
+        let mut kept = self.ops.zeros(self.len);
+        let from = O::view(self.logits, 0..self.len);
+        self.ops.copy(O::view_mut(&mut kept, 0..self.len), from);
+        Kept(Box::new(kept) as Box<dyn Any + Send>)
+    }
+
+    fn read(&self) -> Cow<'_, [f32]> {
+        self.ops.read(O::view(self.logits, 0..self.len))
+    }
+
+    fn write(&mut self, values: &[f32]) {
+        let ops = self.ops;
+        ops.write(self.all(), values);
+    }
+}
