@@ -95,6 +95,12 @@ impl Project {
 
     fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
         let pattern = &self.graph.source(id).pattern;
+        let help = "put it there, correct the path, or check with `--sources optional`";
+        if let Some(place) = self.kananafile.sources.get(pattern) {
+            let text = self.workspace.read(&place.file).unwrap_or_default();
+            let span = place.span.clone();
+            return Problem::at(&place.file, &text, span, format!("source {cause}"), help);
+        }
         let reads = |task: &&Task| {
             task.bindings()
                 .any(|binding| binding.from == Origin::Source(id))
@@ -114,7 +120,6 @@ impl Project {
         let span = written.map_or(task.clone(), |at| {
             task.start + at..task.start + at + pattern.len()
         });
-        let help = "put it there, correct the path, or check with `--sources optional`";
         Problem::at(file, &text, span, format!("source {cause}"), help)
     }
 

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome, Prepared};
 use kbuild_engine::error::Error;
 use kbuild_engine::event::Events;
-use kbuild_engine::graph::{Graph, TaskId};
+use kbuild_engine::graph::TaskId;
 use kbuild_engine::kananafile::suggest;
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
@@ -52,7 +52,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         return Err(Stop::words(message, help));
     }
     let goals = select(project.graph(), &args.goals)?;
-    let options = options(args, project.graph())?;
+    let options = options(&project, args)?;
     let prepared = project.prepare(&goals);
     plan::warn(&prepared);
     if project.is_settled(&prepared) {
@@ -78,8 +78,10 @@ fn help() -> Result<Exit, Stop> {
 }
 
 /// How the build goes about it. A word of `--yes` may stand for several tasks, and must stand for one.
-pub fn options(args: &BuildArgs, graph: &Graph) -> Result<Options, Stop> {
+pub fn options(project: &Project, args: &BuildArgs) -> Result<Options, Stop> {
+    let graph = project.graph();
     let mut options = Options::new(&build_id());
+    options.resources.pools = project.kananafile.resources.pools();
     options.keep_going = args.keep_going;
     for word in &args.yes {
         let tasks = graph.find(word).ok_or_else(|| {

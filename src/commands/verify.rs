@@ -16,7 +16,7 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
     let project = open(project_args, &kinds)?;
     let id = one(project.graph(), &args.task)?;
     let task = project.graph().task(id);
-    let options = build::options(&BuildArgs::default(), project.graph())?;
+    let options = build::options(&project, &BuildArgs::default())?;
     let again = drive(false, |events, stop| {
         project.again(id, options, events, stop)
     })?;

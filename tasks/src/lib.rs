@@ -4,6 +4,7 @@
 
 pub mod chat;
 pub mod data;
+pub mod facts;
 pub mod formats;
 pub mod machine;
 pub mod measure;

@@ -272,7 +272,7 @@ pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
             let predicted = serde_json::to_string(predicted).unwrap_or_default();
             let message =
                 format!("output `{port}`: `{name}` was predicted as {predicted} and is {found}");
-            return Err(broken(message).help("this is a defect of the kind: please report it"));
+            return Err(broken(message).help("a fact that a `[source]` declares is wrong, or this is a defect of the kind: then please report it"));
         }
     }
     Ok(())

@@ -250,9 +250,11 @@ pub fn device(context: &Context, numerics: Numerics) -> Result<Device, Failure> 
 }
 
 /// Writes the metrics of a run to the port `metrics`.
-pub fn write_metrics(context: &Context, metrics: &str) -> Result<(), Failure> {
+pub fn write_metrics(context: &mut Context, metrics: &str) -> Result<(), Failure> {
     let path = context.output("metrics");
-    std::fs::write(path, metrics).at(path)
+    std::fs::write(path, metrics).at(path)?;
+    context.fact("metrics", "steps", metrics.lines().count());
+    Ok(())
 }
 
 /// Groups consecutive items into micro-batches of at most `limit` tokens; a longer item is alone.
