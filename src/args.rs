@@ -4,6 +4,7 @@
 //! Knows nothing of what a verb does; `commands/` has one file for each.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -86,8 +87,12 @@ pub enum Verb {
     Show(ShowArgs),
     /// Say what runs now, and how the last build went
     Status(StatusArgs),
-    /// Print the log of a task's last attempt
+    /// Print what the attempt that made a task's result wrote, or the events of a build
     Log(LogArgs),
+    /// Put two results side by side: manifests, outputs, facts, metrics
+    Diff(DiffArgs),
+    /// Print the numbers that tasks measured
+    Metrics(MetricsArgs),
     /// Let the old result of a task stand for what it would be today
     Accept(AcceptArgs),
     /// Copy an artifact out of the store
@@ -96,12 +101,16 @@ pub enum Verb {
     Chat(ChatArgs),
     /// Draw the report of a goal or task as a page
     Page(PageArgs),
-    /// Read every blob again and compare it with its digest
+    /// Run a task again in a place of its own and compare what comes out
     Verify(VerifyArgs),
+    /// Find damage in the store, and repair it from what is there
+    Fsck(FsckArgs),
     /// Free what no goal reaches
     Gc(GcArgs),
     /// Start a new project: a Kananafile with a few lines of data
     Init(InitArgs),
+    /// Say what this machine offers: processor, memory, cards, libraries, and what is missing
+    Doctor,
     /// Print the JSON Schema of the Kananafile, for editors
     Schema,
     /// Print a completion script for a shell
@@ -168,13 +177,22 @@ pub struct GraphArgs {
     pub goals: Vec<String>,
     #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
     pub format: GraphFormat,
+    /// Draw each composite and each matrix as one box; `html` shows both
+    #[arg(long)]
+    pub grouped: bool,
+    /// Where it goes [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GraphFormat {
     Dot,
     Mermaid,
+    /// A picture with the status of each task
     Svg,
+    /// A page to walk through: groups, pan, zoom, search, details
+    Html,
 }
 
 #[derive(Debug, Args)]
@@ -200,10 +218,47 @@ pub struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    pub task: String,
+    /// Task [default: the whole last build, as events]
+    pub task: Option<String>,
     /// Lines from the end [default: all]
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
+    /// Replay what the build said of the task: progress, metrics, checkpoints
+    #[arg(long)]
+    pub events: bool,
+    /// Print the events as JSON lines, as they were sent
+    #[arg(long)]
+    pub json: bool,
+    /// Look into this build, by the beginning of its name [default: the one that made the result]
+    #[arg(long, value_name = "BUILD")]
+    pub build: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Task, TASK.port, or the beginning of a key or digest
+    pub a: String,
+    pub b: String,
+    /// Show what is equal as well
+    #[arg(long)]
+    pub all: bool,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    /// Goals or tasks [default: the goal `default`, else every task]
+    #[arg(value_name = "GOAL")]
+    pub tasks: Vec<String>,
+    /// Only numbers of this name, one column each; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Of everything that the goals need as well
+    #[arg(long)]
+    pub needed: bool,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -258,6 +313,16 @@ pub struct PageArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
+    pub task: String,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FsckArgs {
+    /// Mend it; without this, only say what is wrong
+    #[arg(long)]
+    pub repair: bool,
     #[arg(long)]
     pub json: bool,
 }
@@ -267,6 +332,18 @@ pub struct GcArgs {
     /// Free it; without this, only say what would be freed
     #[arg(long)]
     pub yes: bool,
+    /// Free no more than it takes for the store to be this small: `10GB`. What is quick to make goes first
+    #[arg(long, value_name = "SIZE", value_parser = crate::console::text::parse_bytes)]
+    pub max_size: Option<u64>,
+    /// Free only what is older than this: `30d`, `12h`
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub older_than: Option<Duration>,
+    /// Keep the result of this task, whatever goals reach; may be repeated
+    #[arg(long, value_name = "TASK")]
+    pub pin: Vec<String>,
+    /// Keep it no longer; may be repeated
+    #[arg(long, value_name = "TASK")]
+    pub unpin: Vec<String>,
     #[arg(long)]
     pub json: bool,
 }
@@ -291,6 +368,11 @@ pub fn verbs() -> Vec<String> {
         .get_subcommands()
         .map(|verb| verb.get_name().to_owned());
     names.chain(["help".to_owned()]).collect()
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    kbuild_engine::kananafile::duration(text)
+        .ok_or_else(|| "expected a time such as `30d` or `12h`".to_owned())
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {

@@ -104,9 +104,9 @@ fn a_damaged_blob_runs_its_producer_again_and_a_damaged_export_nothing() {
     permissions.set_readonly(false);
     std::fs::set_permissions(&blob, permissions).expect("the mode is changed");
     std::fs::write(&blob, "damaged").expect("the blob is written");
-    project.run(&["verify"]).exits(1).says("damaged");
+    project.run(&["fsck"]).exits(1).says("damaged");
     assert_eq!(project.built(&[]).len(), 1);
-    project.ok(&["verify"]).says("0 damaged");
+    project.ok(&["fsck"]).says("0 damaged");
 }
 
 fn largest(folder: &std::path::Path) -> std::path::PathBuf {

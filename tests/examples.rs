@@ -137,6 +137,65 @@ fn ci_checks_without_data() {
     }
 }
 
+/// The figures of arXiv 2502.18934: figure 1, and the saving of depth up-scaling.
+#[test]
+fn kanana_report_costs_what_the_report_says() {
+    let project = Project::example("kanana-report");
+    project
+        .ok(&["check", "--sources", "optional"])
+        .says("no problems found");
+    project.run(&["check"]).exits(2).says("stage-1/en-web");
+    let goals = ["flag", "essence", "nano", "from-scratch"];
+    let words = [&["plan", "--cost"], &goals[..]].concat();
+    project
+        .ok(&words)
+        .says("`up-scaled` takes 11.06 % less than `scratch` by name");
+    let plan: Value =
+        serde_json::from_str(&project.ok(&[&words[..], &["--json"]].concat()).stdout())
+            .expect("the plan is JSON");
+    assert!(!project.path("cache").exists(), "plan writes nothing");
+    let near = |found: &Value, expected: f64| {
+        let found = found.as_f64().unwrap_or(f64::NAN);
+        assert!(
+            (found / expected - 1.0).abs() < 1e-5,
+            "{found:e}, expected {expected:e}"
+        );
+    };
+    let parameters = |task: &str| {
+        let tasks = plan["cost"]["tasks"].as_array().expect("tasks have costs");
+        let found = tasks.iter().find(|row| row["task"] == task);
+        found.expect("the task is planned")["cost"]["parameters"].clone()
+    };
+    for (task, expected) in [
+        ("p8", 8_030_261_248_u64),
+        ("essence", 9_775_157_248),
+        ("p27", 26_794_296_320),
+        ("flag", 32_456_729_600),
+        ("p4", 4_512_746_496),
+        ("nano", 2_086_979_328),
+        ("nano-scratch", 2_086_979_328),
+    ] {
+        assert_eq!(parameters(task), expected, "{task}");
+    }
+    let budgets = &plan["cost"]["budgets"];
+    for (budget, expected) in [
+        ("flag", 5.214e23),
+        ("essence", 1.5576e23),
+        ("nano", 3.78e21),
+        ("left-out", 8.1e21),
+    ] {
+        near(&budgets[budget]["nominal_flops"], expected);
+    }
+    near(
+        &budgets["up-scaled"]["nominal_saving"],
+        1.0 - 112.86 / 126.9,
+    );
+    // Forward passes of the teacher, which the report leaves out: 2 N of 8.03 billion.
+    for step in ["nano", "left-out"] {
+        near(&budgets[step]["extra_flops"], 2.0 * 8_030_261_248.0 * 3e11);
+    }
+}
+
 #[test]
 fn python_plugin_is_killed_and_resumes_to_the_same_bytes() {
     let epochs = ["--set", "epochs=40"];

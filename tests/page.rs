@@ -64,3 +64,28 @@ fn a_graph_is_drawn_in_three_forms() {
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert!(!project.path("cache").exists(), "drawing writes nothing");
 }
+
+#[test]
+fn a_page_to_walk_through_shows_groups_tasks_and_their_status() {
+    let project = Project::copy_of("tests/page");
+    let page = || {
+        project
+            .ok(&["graph", "--format", "html", "-o", "graph.html"])
+            .says("graph.html");
+        project.read("graph.html")
+    };
+    let before = page();
+    assert!(before.contains("data-status=\"miss\"") && before.contains("never built"));
+    assert_eq!(before.matches("<svg class=\"dag\"").count(), 2);
+    project.ok(&[]);
+    let after = page();
+    assert!(!after.contains("data-status=\"miss\"") && after.contains("data-status=\"hit\""));
+    assert_eq!(page(), after, "the same graph is the same page");
+    let after = after.replace("http://www.w3.org/2000/svg", "");
+    for outside in ["http://", "https://", "src=", "<link", "url("] {
+        assert!(
+            !after.contains(outside),
+            "the page reaches outside: {outside}"
+        );
+    }
+}

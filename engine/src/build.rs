@@ -43,6 +43,8 @@ pub struct Options {
     pub resources: Resources,
     /// Protected tasks that may be rebuilt.
     pub allowed: BTreeSet<String>,
+    /// Results get their human names under `latest/`.
+    pub publish: bool,
     /// Time that a task has to save and leave before it is killed.
     pub grace: Duration,
 }
@@ -56,6 +58,7 @@ impl Options {
             keep_going: false,
             resources: resources(),
             allowed: BTreeSet::new(),
+            publish: true,
             grace: Duration::from_secs(30),
         }
     }
@@ -88,6 +91,8 @@ pub struct Outcome {
     /// What every task that is done gave.
     pub receipts: BTreeMap<TaskId, Arc<Receipt>>,
     pub totals: Totals,
+    /// The user asked it to end early.
+    pub was_asked: bool,
 }
 
 impl Outcome {
@@ -100,7 +105,7 @@ impl Outcome {
 
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
-        self.totals.cancelled > 0
+        self.was_asked && !self.is_complete()
     }
 }
 

@@ -88,15 +88,19 @@ impl Fact {
 /// What a task will take. Absent = not knowable yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Floating-point operations that the task is for (training: 6·N per token, recipe 11.4).
+    /// Parameters of the model that is trained.
+    pub parameters: Option<u64>,
+    /// Floating-point operations of training; 0 where nothing is trained.
     pub flops: Option<f64>,
-    /// Operations spent beside it: teacher and reference forwards.
+    /// The same with the size that the model goes by, as papers count: 8.03 billion parameters are 8.0 billion.
+    pub nominal_flops: Option<f64>,
+    /// Operations spent beside it: forward passes of teachers and references, and of models that are measured.
     pub extra_flops: Option<f64>,
-    /// Tokens consumed.
+    /// Tokens consumed; 0 where there are none.
     pub tokens: Option<u64>,
-    /// Bytes that the outputs will take.
+    /// Bytes that the outputs will take at least.
     pub disk_bytes: Option<u64>,
-    /// Peak memory of the process, bytes.
+    /// Bytes that the process will hold at least, at its peak.
     pub memory_bytes: Option<u64>,
 }
 

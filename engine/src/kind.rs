@@ -5,6 +5,7 @@
 //! come from a `kind.toml`. All of them become a [`Kind`].
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -359,11 +360,25 @@ fn typed<P: DeserializeOwned>(params: &Value) -> P {
     serde_json::from_value(params.clone()).expect("resolved params read back")
 }
 
+/// How two files of a format compare that were made in different numeric environments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Likeness {
+    /// Within the tolerance of the format.
+    pub is_close: bool,
+    /// For people: how far apart they are.
+    pub detail: String,
+}
+
+/// Compares two files of a format, given the name that they have in their artifact; `Err` says why they cannot be
+/// compared.
+pub type Compare = fn(name: &str, a: &Path, b: &Path) -> Result<Likeness, String>;
+
 /// The table of kinds and formats that a program offers.
 #[derive(Default)]
 pub struct Kinds {
     kinds: BTreeMap<String, Kind>,
     formats: BTreeMap<&'static str, Format>,
+    comparers: BTreeMap<&'static str, Compare>,
 }
 
 impl Kinds {
@@ -378,7 +393,22 @@ impl Kinds {
             .into_iter()
             .map(|format| (format.name, format))
             .collect();
-        Self { kinds, formats }
+        Self {
+            kinds,
+            formats,
+            comparers: BTreeMap::new(),
+        }
+    }
+
+    /// The same table with a comparison for files of a format.
+    pub fn comparing(mut self, format: &'static str, compare: Compare) -> Self {
+        self.comparers.insert(format, compare);
+        self
+    }
+
+    /// How files of a format are compared; none: only byte by byte.
+    pub fn comparer(&self, format: &str) -> Option<Compare> {
+        self.comparers.get(format).copied()
     }
 
     pub fn get(&self, name: &str) -> Option<&Kind> {

@@ -1,6 +1,8 @@
 //! A folder with a Kananafile, opened: what the program works with. Thin: it only carries values from one part of the
 //! engine to the next.
 
+mod accept;
+mod again;
 mod settled;
 
 use std::cell::RefCell;
@@ -18,12 +20,13 @@ use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
 use crate::kananafile::{self, Kananafile, Problem};
 use crate::kind::Kinds;
-use crate::plan::{self, Lookup, Receipts, Status};
-use crate::receipt::{Accepted, Receipt};
+use crate::plan::{self, Status};
 use crate::runner::Stop;
 use crate::store::{Found, Remembered, Store};
 use crate::workspace::Workspace;
 
+pub use accept::NotAccepted;
+pub use again::{Again, FileDifference, Verdict};
 pub use settled::Question;
 
 /// Why a project cannot be opened.
@@ -92,6 +95,12 @@ impl Project {
 
     fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
         let pattern = &self.graph.source(id).pattern;
+        let help = "put it there, correct the path, or check with `--sources optional`";
+        if let Some(place) = self.kananafile.sources.get(pattern) {
+            let text = self.workspace.read(&place.file).unwrap_or_default();
+            let span = place.span.clone();
+            return Problem::at(&place.file, &text, span, format!("source {cause}"), help);
+        }
         let reads = |task: &&Task| {
             task.bindings()
                 .any(|binding| binding.from == Origin::Source(id))
@@ -111,19 +120,21 @@ impl Project {
         let span = written.map_or(task.clone(), |at| {
             task.start + at..task.start + at + pattern.len()
         });
-        let help = "put it there, correct the path, or check with `--sources optional`";
         Problem::at(file, &text, span, format!("source {cause}"), help)
     }
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.
     pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
         let (mut sources, sources_warning) = self.store.memo("sources");
-        let (blobs, blobs_warning) = self.store.memo("blobs");
+        let (mut blobs, blobs_warning) = self.store.memo("blobs");
         let tasks = self.graph.reach(goals);
         let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
         let found = Found::new(&self.store, &blobs);
         let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
         let mut warnings = found.take_warnings();
+        for (digest, stamp, seen_ns) in found.into_read() {
+            blobs.note(digest.to_hex().into(), stamp, digest, seen_ns);
+        }
         warnings.extend(sources_warning.into_iter().chain(blobs_warning));
         Prepared {
             workspace: self.workspace.clone(),
@@ -154,51 +165,6 @@ impl Project {
         stop: watch::Receiver<Stop>,
     ) -> Result<Outcome, Error> {
         build::build(self.prepare(goals), options, events, stop).await
-    }
-
-    /// Records that what a task gave last stands for its key of today, so that it need not be rebuilt.
-    ///
-    /// # Errors
-    /// When the task is up to date, its key is not known, it never gave anything, or that is gone.
-    pub fn accept(&self, task: TaskId, reason: &str) -> Result<Receipt, Error> {
-        let name = &self.graph.task(task).name;
-        let refused = |message: &str| Error::unusable(&self.store.latest(name), message);
-        let prepared = self.prepare(&[task]);
-        let work = match prepared.plan.status(task) {
-            Some(Status::Miss(work)) => work,
-            Some(Status::Hit(_)) => {
-                return Err(refused("is up to date: there is nothing to accept"));
-            }
-            _ => {
-                return Err(refused(
-                    "its key is not known yet: build what it depends on first",
-                ));
-            }
-        };
-        let last = self
-            .store
-            .last(name)
-            .ok_or_else(|| refused("it was never built"))?;
-        let old = match Found::new(&self.store, &prepared.blobs).get(&last.key) {
-            Lookup::Found(old) => old,
-            Lookup::Missing => return Err(refused("its last result is gone")),
-            Lookup::Unusable(detail) => return Err(refused(&detail)),
-        };
-        let from = old
-            .accepted
-            .as_ref()
-            .map_or(old.key, |accepted| accepted.from);
-        let receipt = Receipt {
-            key: work.key,
-            manifest: work.manifest.to_value(),
-            accepted: Some(Accepted {
-                from,
-                reason: reason.to_owned(),
-            }),
-            ..(*old).clone()
-        };
-        self.store.write_receipt(&receipt)?;
-        Ok(receipt)
     }
 
     /// Keys that every goal of the Kananafile needs now, parts included: what `gc` keeps.

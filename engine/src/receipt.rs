@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::Content;
+use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 
 /// Version of the form of a receipt; a receipt of another form is ignored.
@@ -39,6 +39,13 @@ pub struct Receipt {
     /// Set when the outputs of another key were accepted for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Accepted>,
+}
+
+impl Receipt {
+    /// Every blob of the outputs.
+    pub fn blobs(&self) -> impl Iterator<Item = Blob> {
+        self.outputs.values().flat_map(Content::blobs)
+    }
 }
 
 /// The user's word that an old artifact stands for a new key.

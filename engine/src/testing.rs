@@ -1,4 +1,4 @@
-//! Small kinds and a loader, for the tests of this crate.
+//! Small kinds, a loader and a generator, for the tests of this crate.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,27 @@ use crate::kind::{
     TaskKind,
 };
 use crate::runner::{Context, Failure};
+
+/// A small counter-based generator: the world is a function of its seed.
+pub struct Seeded(pub u64);
+
+impl Seeded {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n as u64).unwrap()
+    }
+
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
 
 /// Declares a kind that is planned and never run.
 macro_rules! kind {

@@ -34,8 +34,16 @@ pub struct Scan {
     pub snapshot: Snapshot,
     /// Files of each source, laid out as its content is.
     laid: BTreeMap<SourceId, Laid>,
-    /// How every file that was read looked when it was read.
-    stamps: HashMap<PathBuf, Stamp>,
+    /// What every file that was read looked like then, and held.
+    looks: HashMap<PathBuf, Look>,
+}
+
+/// How a file looked when it was read, and what it held.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    stamp: Stamp,
+    seen_ns: i64,
+    digest: Digest,
 }
 
 impl Workspace {
@@ -101,7 +109,7 @@ impl Workspace {
         for laid in laid.values().flatten() {
             files.extend(laid.files().into_iter().map(Path::to_owned));
         }
-        let digested = self.digest(files, memo, &mut scan.stamps);
+        let digested = self.digest(files, memo, &mut scan.looks);
         for (id, laid) in laid {
             let content = laid.and_then(|laid| {
                 let content = laid::content(&laid, &digested)?;
@@ -124,7 +132,7 @@ impl Workspace {
         &self,
         files: BTreeSet<PathBuf>,
         memo: &mut Memo,
-        stamps: &mut HashMap<PathBuf, Stamp>,
+        looks: &mut HashMap<PathBuf, Look>,
     ) -> BTreeMap<PathBuf, Result<Blob, String>> {
         let known: &Memo = memo;
         let read: Vec<(PathBuf, Result<Reading, String>)> = files
@@ -141,7 +149,12 @@ impl Workspace {
                     let name = self.relative(&path).to_owned();
                     memo.note(name, reading.stamp, reading.blob.digest, reading.seen_ns);
                 }
-                stamps.insert(path.clone(), reading.stamp);
+                let look = Look {
+                    stamp: reading.stamp,
+                    seen_ns: reading.seen_ns,
+                    digest: reading.blob.digest,
+                };
+                looks.insert(path.clone(), look);
                 reading.blob
             });
             digested.insert(path, blob);
@@ -153,7 +166,7 @@ impl Workspace {
         path.strip_prefix(&self.root).unwrap_or(path)
     }
 
-    /// Those of the files that no longer look as they did in the scan.
+    /// Those of the files that are no longer what they were in the scan.
     pub fn moved<'a>(
         &self,
         scan: &Scan,
@@ -161,12 +174,21 @@ impl Workspace {
     ) -> Vec<PathBuf> {
         files
             .into_iter()
-            .filter(|path| {
-                let now = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
-                now.as_ref() != scan.stamps.get(*path)
-            })
+            .filter(|path| scan.looks.get(*path).is_none_or(|look| look.is_past(path)))
             .map(|path| self.relative(path).to_owned())
             .collect()
+    }
+}
+
+impl Look {
+    /// Whether the file looks other now. Where a change could have left the very same look, its bytes are read.
+    fn is_past(&self, path: &Path) -> bool {
+        let now = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+        if now != Some(self.stamp) {
+            return true;
+        }
+        self.stamp.is_racy(self.seen_ns)
+            && !hash_file(path).is_ok_and(|found| found.digest == self.digest)
     }
 }
 

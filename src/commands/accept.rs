@@ -9,8 +9,13 @@ pub fn run(project_args: &ProjectArgs, args: &AcceptArgs) -> Result<Exit, Stop> 
     let project = open(project_args, &kinds)?;
     let task = one(project.graph(), &args.task)?;
     let receipt = project.accept(task, &args.reason)?;
+    let from = receipt
+        .accepted
+        .as_ref()
+        .map_or(receipt.key, |accepted| accepted.from);
     console::talk(&format!(
-        "{} stands for key {}",
+        "the result of key {} stands for {} of today, key {}",
+        from.short(),
         project.graph().task(task).name,
         receipt.key.short()
     ));

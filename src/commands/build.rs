@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome, Prepared};
+use kbuild_engine::error::Error;
 use kbuild_engine::event::Events;
 use kbuild_engine::graph::TaskId;
+use kbuild_engine::kananafile::suggest;
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
 use tokio::sync::watch;
@@ -50,6 +52,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         return Err(Stop::words(message, help));
     }
     let goals = select(project.graph(), &args.goals)?;
+    let options = options(&project, args)?;
     let prepared = project.prepare(&goals);
     plan::warn(&prepared);
     if project.is_settled(&prepared) {
@@ -63,8 +66,9 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         settled::remember(&project, &prepared, &question, &closing);
         return Ok(Exit::Done);
     }
-    announce_protected(&prepared, args)?;
-    let outcome = build(&project, &goals, options(args), args.json)?;
+    let outcome = drive(args.json, |events, stop| {
+        project.build(&goals, options, events, stop)
+    })?;
     finish(&project, &goals, project_args, args, &outcome)
 }
 
@@ -73,43 +77,35 @@ fn help() -> Result<Exit, Stop> {
     Ok(Exit::Done)
 }
 
-/// Protected tasks that may be rebuilt are named before anything starts, and words that name none are refused.
-fn announce_protected(prepared: &Prepared, args: &BuildArgs) -> Result<(), Stop> {
-    for name in &args.yes {
-        if prepared.graph.find(name).is_none() {
-            return Err(Stop::words(
-                format!("`--yes {name}`: no task is called `{name}`"),
-                "",
-            ));
-        }
-    }
-    for id in prepared.plan.protected(&prepared.graph) {
-        let name = &prepared.graph.task(id).name;
-        if !args.yes.contains(name) {
-            console::warn(&format!(
-                "`{name}` is protected and may have to be rebuilt; `--yes {name}` allows it, `kbuild why {name}` says why"
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn options(args: &BuildArgs) -> Options {
+/// How the build goes about it. A word of `--yes` may stand for several tasks, and must stand for one.
+pub fn options(project: &Project, args: &BuildArgs) -> Result<Options, Stop> {
+    let graph = project.graph();
     let mut options = Options::new(&build_id());
+    options.resources.pools = project.kananafile.resources.pools();
     options.keep_going = args.keep_going;
-    options.allowed = args.yes.iter().cloned().collect();
+    for word in &args.yes {
+        let tasks = graph.find(word).ok_or_else(|| {
+            let near = suggest(word, graph.names());
+            let help = near.map_or(String::new(), |near| format!("did you mean `{near}`?"));
+            Stop::words(format!("`--yes {word}`: no task is called `{word}`"), help)
+        })?;
+        let names = tasks.iter().map(|id| graph.task(*id).name.clone());
+        options.allowed.extend(names);
+    }
     if let Some(jobs) = args.jobs {
         options.resources.cpu = u32::try_from(jobs.max(1)).unwrap_or(u32::MAX);
     }
-    options
+    Ok(options)
 }
 
-fn build(
-    project: &Project,
-    goals: &[TaskId],
-    options: Options,
+/// Runs what executes tasks, shows its events, and passes on signals.
+pub fn drive<T, F>(
     json: bool,
-) -> Result<Outcome, Stop> {
+    run: impl FnOnce(Events, watch::Receiver<Ask>) -> F,
+) -> Result<T, Stop>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -118,14 +114,14 @@ fn build(
     let shown = Arc::clone(&view);
     let events = Events::new(move |event| with(&shown, |view| view.on(&event)));
     let (ask, asked) = watch::channel(Ask::No);
-    let outcome = runtime.block_on(async {
+    let done = runtime.block_on(async {
         let signals = tokio::spawn(listen(ask, Arc::clone(&view)));
-        let outcome = project.build(goals, options, events, asked).await;
+        let done = run(events, asked).await;
         signals.abort();
-        outcome
+        done
     });
     with(&view, |view| view.close());
-    Ok(outcome?)
+    Ok(done?)
 }
 
 /// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.

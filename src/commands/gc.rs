@@ -1,8 +1,9 @@
 //! `kbuild gc`: what no goal reaches; first a list, then, with `--yes`, its removal.
 
-use kbuild_engine::store::Kept;
+use kbuild_engine::store::{Budget, Kept};
 use serde_json::json;
 
+use super::artifact::choose;
 use super::{Exit, Stop, open};
 use crate::args::{GcArgs, ProjectArgs};
 use crate::console::{self, text};
@@ -10,9 +11,19 @@ use crate::console::{self, text};
 pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
     let project = open(project_args, &kinds)?;
+    for word in &args.pin {
+        project.store.pin(&choose(&project, word)?.receipt.key)?;
+    }
+    for word in &args.unpin {
+        project.store.unpin(&choose(&project, word)?.receipt.key)?;
+    }
     let reached = project.reached();
+    let budget = Budget {
+        max_bytes: args.max_size,
+        older_than: args.older_than,
+    };
     let kept = if args.yes {
-        match project.store.collect(&reached)? {
+        match project.store.collect(&reached, &budget)? {
             Some(kept) => kept,
             None => {
                 return Err(Stop::missing(
@@ -22,17 +33,25 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
             }
         }
     } else {
-        project.store.garbage(&reached)
+        project.store.garbage(&reached, &budget)
     };
+    let pins = project.store.pins().len();
     if args.json {
-        console::data(&format!("{:#}\n", to_json(&kept, args.yes)));
-    } else {
-        print(&kept, args.yes);
+        console::data(&format!("{:#}\n", to_json(&kept, pins, args.yes)));
+        return Ok(Exit::Done);
+    }
+    print(&kept, pins, args.yes);
+    if let Some(max) = args.max_size.filter(|max| kept.bytes > *max) {
+        let (bytes, max) = (text::bytes(kept.bytes), text::bytes(max));
+        console::warn(&format!(
+            "{bytes} stay, more than {max}: goals, newest results and pins need them"
+        ));
     }
     Ok(Exit::Done)
 }
 
-fn print(kept: &Kept, is_removed: bool) {
+fn print(kept: &Kept, pins: usize, is_removed: bool) {
+    let head = ["task", "key", "size", "age", "cost to rebuild"];
     let mut rows: Vec<Vec<String>> = kept
         .garbage
         .iter()
@@ -42,8 +61,8 @@ fn print(kept: &Kept, is_removed: bool) {
                 garbage.task.clone(),
                 garbage.key.short(),
                 text::bytes(garbage.bytes),
-                format!("{age} old"),
-                format!("took {}", text::duration(garbage.elapsed)),
+                age,
+                text::duration(garbage.elapsed),
             ]
         })
         .collect();
@@ -56,10 +75,18 @@ fn print(kept: &Kept, is_removed: bool) {
             .into_owned();
         vec!["(nobody's)".to_owned(), name, text::bytes(litter.bytes)]
     }));
+    if !rows.is_empty() {
+        let head = head.map(|word| console::styled(console::DIM, word));
+        rows.insert(0, head.to_vec());
+    }
     console::data(&text::table(&rows, console::data_width()));
     let verb = if is_removed { "freed" } else { "would free" };
+    let pinned = match pins {
+        0 => String::new(),
+        pins => format!(", {pins} pinned"),
+    };
     console::data(&format!(
-        "{verb} {}; {} of {} stay\n",
+        "{verb} {}; {} of {} stay{pinned}\n",
         text::bytes(kept.freed()),
         text::plural(kept.results, "result"),
         text::bytes(kept.bytes)
@@ -69,7 +96,7 @@ fn print(kept: &Kept, is_removed: bool) {
     }
 }
 
-fn to_json(kept: &Kept, is_removed: bool) -> serde_json::Value {
+fn to_json(kept: &Kept, pins: usize, is_removed: bool) -> serde_json::Value {
     let garbage: Vec<_> = kept
         .garbage
         .iter()
@@ -84,6 +111,6 @@ fn to_json(kept: &Kept, is_removed: bool) -> serde_json::Value {
         .iter()
         .map(|each| json!({ "path": each.path, "bytes": each.bytes }))
         .collect();
-    json!({ "removed": is_removed, "freed": kept.freed(), "kept": kept.results, "kept_bytes": kept.bytes,
+    json!({ "removed": is_removed, "freed": kept.freed(), "kept": kept.results, "kept_bytes": kept.bytes, "pins": pins,
             "garbage": garbage, "litter": litter })
 }

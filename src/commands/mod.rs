@@ -1,16 +1,21 @@
 //! One file a verb. A command asks the engine for a value and hands it to `console`.
 
 mod accept;
+mod artifact;
 mod build;
 mod chat;
 mod check;
 mod completions;
+mod diff;
+mod doctor;
 mod export;
+mod fsck;
 mod gc;
 mod graph;
 mod init;
 mod kinds;
 mod log;
+mod metrics;
 mod page;
 mod plan;
 mod schema;
@@ -28,7 +33,7 @@ use kbuild_engine::error::Error;
 use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Options, Problem, suggest};
 use kbuild_engine::kind::Kinds;
-use kbuild_engine::project::{Closed, Project};
+use kbuild_engine::project::{Closed, NotAccepted, Project};
 use kbuild_engine::workspace::{KANANAFILE, Workspace};
 
 use crate::args::{Cli, ProjectArgs, Verb, verbs};
@@ -122,6 +127,15 @@ impl From<Closed> for Stop {
     }
 }
 
+impl From<NotAccepted> for Stop {
+    fn from(not_accepted: NotAccepted) -> Self {
+        match not_accepted {
+            NotAccepted::Refused { message, help } => Self::Missing { message, help },
+            NotAccepted::Environment(error) => error.into(),
+        }
+    }
+}
+
 /// Runs the command line to its end.
 pub fn run(cli: Cli) -> ExitCode {
     if let Some(Verb::Task { request }) = &cli.verb {
@@ -158,13 +172,17 @@ fn dispatch(cli: &Cli) -> Result<Exit, Stop> {
         Verb::Show(args) => show::run(project, args),
         Verb::Status(args) => status::run(project, args),
         Verb::Log(args) => log::run(project, args),
+        Verb::Diff(args) => diff::run(project, args),
+        Verb::Metrics(args) => metrics::run(project, args),
         Verb::Accept(args) => accept::run(project, args),
         Verb::Export(args) => export::run(project, args),
         Verb::Chat(args) => chat::run(project, args),
         Verb::Page(args) => page::run(project, args),
         Verb::Verify(args) => verify::run(project, args),
+        Verb::Fsck(args) => fsck::run(project, args),
         Verb::Gc(args) => gc::run(project, args),
         Verb::Init(args) => init::run(args),
+        Verb::Doctor => doctor::run(),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(args),
         Verb::Task { .. } => unreachable!("served before anything else is looked at"),

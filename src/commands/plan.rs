@@ -5,7 +5,7 @@ use kbuild_engine::project::Project;
 
 use super::{Exit, Stop, open, select};
 use crate::args::{PlanArgs, ProjectArgs};
-use crate::console::cost::{self, Row};
+use crate::console::cost::{self, Budget, Row};
 use crate::console::plan::{Counts, table, to_json};
 use crate::console::{self};
 
@@ -16,10 +16,11 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
     let prepared = project.prepare(&goals);
     warn(&prepared);
     let rows = costs(&project, &prepared);
+    let budgets = budgets(&project, &prepared);
     if args.json {
         let mut plan = to_json(&prepared.graph, &prepared.plan);
         if args.cost {
-            plan["cost"] = cost::to_json(&rows);
+            plan["cost"] = cost::to_json(&rows, &budgets);
         }
         console::data(&format!("{plan:#}\n"));
     } else {
@@ -29,7 +30,8 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
             console::data_width(),
         ));
         if args.cost {
-            console::data(&format!("\n{}", cost::table(&rows, console::data_width())));
+            let table = cost::table(&rows, &budgets, console::data_width());
+            console::data(&format!("\n{table}"));
         }
     }
     let is_pending = Counts::of(&prepared.plan).is_pending();
@@ -60,6 +62,24 @@ fn costs(project: &Project, prepared: &Prepared) -> Vec<Row> {
         }
     };
     tasks.map(row).collect()
+}
+
+/// The budgets all of whose tasks are planned.
+fn budgets(project: &Project, prepared: &Prepared) -> Vec<Budget> {
+    let budgets = project.kananafile.budgets.iter();
+    let is_planned = |task| prepared.plan.status(task).is_some();
+    budgets
+        .filter(|(_, budget)| budget.tasks.iter().all(|task| is_planned(*task)))
+        .map(|(name, budget)| Budget {
+            name: name.clone(),
+            about: budget.about.clone(),
+            costs: (budget.tasks.iter())
+                .map(|task| prepared.graph.task(*task).prediction.cost.clone())
+                .collect(),
+            against: budget.against.clone(),
+            limit: budget.flops,
+        })
+        .collect()
 }
 
 /// How long the last execution of a task of this name took.

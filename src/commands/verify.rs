@@ -1,59 +1,103 @@
-//! `kbuild verify`: reads every blob of the store again.
+//! `kbuild verify TASK`: runs a task again in a place of its own, and compares what comes out.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use kbuild_engine::artifact::Blob;
-use kbuild_engine::digest::Digest;
-use kbuild_engine::store::Store;
-use serde_json::{Value, json};
+use kbuild_engine::project::{Again, FileDifference, Verdict};
+use kbuild_engine::receipt::Receipt;
+use serde_json::json;
 
-use super::{Exit, Stop, workspace};
-use crate::args::{ProjectArgs, VerifyArgs};
-use crate::console::{self, text};
+use super::build::{self, drive};
+use super::{Exit, Stop, one, open};
+use crate::args::{BuildArgs, ProjectArgs, VerifyArgs};
+use crate::console::{self, GREEN, RED, YELLOW, styled, text};
 
 pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> {
-    let (workspace, _) = workspace(project_args)?;
-    let store = Store::new(workspace.root().join("cache"));
-    let blobs = blobs(&store);
-    let bytes: u64 = blobs.values().map(|(blob, _)| blob.size).sum();
-    let mut damaged: Vec<Value> = Vec::new();
-    for (blob, task) in blobs.values() {
-        if let Some(trouble) = store.verify(blob).trouble() {
-            if !args.json {
-                console::warn(&format!("{} of `{task}` is {trouble}", blob.digest.short()));
-            }
-            damaged.push(json!({ "blob": blob.digest, "task": task, "trouble": trouble }));
-        }
-    }
-    let line = format!(
-        "{} of {}, {} damaged",
-        text::plural(blobs.len(), "blob"),
-        text::bytes(bytes),
-        damaged.len()
-    );
+    let kinds = kbuild_tasks::kinds();
+    let project = open(project_args, &kinds)?;
+    let id = one(project.graph(), &args.task)?;
+    let task = project.graph().task(id);
+    let options = build::options(&project, &BuildArgs::default())?;
+    let again = drive(false, |events, stop| {
+        project.again(id, options, events, stop)
+    })?;
+    let Some(again) = again else {
+        let (name, help) = (
+            &task.name,
+            format!("build it first: `kbuild {}`", task.name),
+        );
+        return Err(Stop::missing(
+            format!("`{name}` is not up to date: there is nothing to compare with"),
+            help,
+        ));
+    };
+    let Some(second) = &again.second else {
+        console::talk(&format!("`{}` gave no result the second time", task.name));
+        return Ok(if again.outcome.is_interrupted() {
+            Exit::Interrupted
+        } else {
+            Exit::Failed
+        });
+    };
+    let differences = project.compare(task, &again, &kinds);
     if args.json {
+        let environment = [&again.first.environment, &second.environment];
         console::data(&format!(
             "{:#}\n",
-            json!({ "blobs": blobs.len(), "bytes": bytes, "damaged": damaged })
+            json!({ "task": task.name, "key": again.first.key, "differences": differences,
+                    "environments": environment, "reproduced": is_reproduced(&differences) })
         ));
     } else {
-        console::data(&format!("{line}\n"));
+        console::data(&words(&task.name, &again, second, &differences));
     }
-    if damaged.is_empty() {
-        return Ok(Exit::Done);
-    }
-    console::talk("the next build makes the damaged ones again");
-    Ok(Exit::Failed)
+    Ok(if is_reproduced(&differences) {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
-/// Every blob that a receipt names, with the name of a task that made it.
-fn blobs(store: &Store) -> BTreeMap<Digest, (Blob, String)> {
-    let mut all = BTreeMap::new();
-    for receipt in store.receipts() {
-        for blob in receipt.outputs.values().flat_map(|content| content.blobs()) {
-            all.entry(blob.digest)
-                .or_insert_with(|| (blob, receipt.task.clone()));
+fn is_reproduced(differences: &[FileDifference]) -> bool {
+    differences
+        .iter()
+        .all(|each| each.verdict == Verdict::Close)
+}
+
+fn words(name: &str, again: &Again, second: &Receipt, differences: &[FileDifference]) -> String {
+    let time = |receipt: &Receipt| text::duration(Duration::from_millis(receipt.elapsed_ms));
+    let (verdict, style) = match differences {
+        [] => ("gives the same bytes", GREEN),
+        differences if is_reproduced(differences) => ("agrees within tolerance", YELLOW),
+        _ => ("gives something else", RED),
+    };
+    let mut out = format!(
+        "{name} {} (took {}, and {} the first time)\n",
+        styled(style, verdict),
+        time(second),
+        time(&again.first)
+    );
+    for each in differences {
+        let file = if each.file.is_empty() {
+            String::new()
+        } else {
+            format!("/{}", each.file)
+        };
+        let word = match each.verdict {
+            Verdict::Close => "close",
+            Verdict::Differs => "differs",
+            Verdict::Alone => "alone",
+        };
+        out += &format!("  {word}  {}{file}: {}\n", each.port, each.detail);
+    }
+    if again.first.environment != second.environment {
+        for (name, first) in &again.first.environment {
+            let now = second
+                .environment
+                .get(name)
+                .map_or("(none)", String::as_str);
+            if first != now {
+                out += &format!("  {name}: {first} the first time, {now} now\n");
+            }
         }
     }
-    all
+    out
 }

@@ -3,11 +3,16 @@
 //! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
 
 pub mod cost;
+pub mod doctor;
+pub mod events;
+pub mod flat;
 pub mod kinds;
+pub mod metrics;
 pub mod plan;
 pub mod problem;
 pub mod progress;
 pub mod schema;
+pub mod sides;
 pub mod status;
 pub mod summary;
 

@@ -1,7 +1,7 @@
 //! The plan as a table, one line a task, and as JSON; a reason as a sentence.
 
 use kbuild_engine::digest::Digest;
-use kbuild_engine::graph::{Graph, TaskId};
+use kbuild_engine::graph::{Graph, Task, TaskId};
 use kbuild_engine::plan::{Blocker, Plan, Reason, Status};
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ pub fn table(graph: &Graph, plan: &Plan, columns: Option<usize>) -> String {
                 styled(style, word),
                 styled(BOLD, &task.name),
                 styled(DIM, &task.kind),
-                detail(graph, status),
+                detail(graph, task, status),
             ];
             if is_narrow {
                 row.remove(2);
@@ -217,7 +217,27 @@ fn word(status: &Status) -> (&'static str, anstyle::Style) {
     }
 }
 
-fn detail(graph: &Graph, status: &Status) -> String {
+/// Why, in a line.
+pub fn detail(graph: &Graph, task: &Task, status: &Status) -> String {
+    let held = if may_be_held(task, status) {
+        "protected; "
+    } else {
+        ""
+    };
+    held.to_owned() + &reasons(graph, status)
+}
+
+/// A protected task that was built before, and that a build would have to make again or might.
+fn may_be_held(task: &Task, status: &Status) -> bool {
+    task.protect
+        && match status {
+            Status::Miss(work) => work.reasons != [Reason::NeverBuilt],
+            Status::Unknown(_) => true,
+            Status::Hit(_) | Status::Blocked(_) => false,
+        }
+}
+
+fn reasons(graph: &Graph, status: &Status) -> String {
     match status {
         Status::Hit(_) => String::new(),
         Status::Miss(work) => {
@@ -245,7 +265,7 @@ fn detail(graph: &Graph, status: &Status) -> String {
 
 fn task_json(graph: &Graph, id: TaskId, status: &Status) -> Value {
     let task = graph.task(id);
-    let mut row = json!({ "task": task.name, "kind": task.kind, "status": word(status).0 });
+    let mut row = json!({ "task": task.name, "kind": task.kind, "status": word(status).0, "protected": task.protect });
     match status {
         Status::Hit(receipt) => row["key"] = json!(receipt.key),
         Status::Miss(work) => {

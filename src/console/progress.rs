@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kbuild_engine::event::BuildEvent;
 use kbuild_engine::runner::FailureClass;
 
-use super::plan::reason;
+use super::plan::in_one_line;
 use super::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, styled, text};
 
 /// Rates are taken over this time.
@@ -209,10 +209,9 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
             &text::duration(Duration::from_millis(*elapsed_ms)),
         ),
         BuildEvent::Held { task, reasons } => {
-            let reasons: Vec<String> = reasons.iter().map(reason).collect();
             let rest = format!(
-                "is protected ({}); `--yes {task}` lets it be rebuilt",
-                reasons.join("; ")
+                "is protected ({}); `--yes {task}` lets it be rebuilt, `kbuild accept {task}` keeps what there is",
+                in_one_line(reasons)
             );
             line(YELLOW, "held", task, &rest)
         }

@@ -140,7 +140,7 @@ impl State {
     }
 }
 
-fn progress(event: &Value) -> String {
+pub fn progress(event: &Value) -> String {
     let (done, total) = (
         event["done"].as_f64().unwrap_or(0.0),
         event["total"].as_f64().unwrap_or(0.0),

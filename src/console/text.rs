@@ -36,6 +36,51 @@ pub fn count(number: f64) -> String {
     }
 }
 
+/// A number of a table: whole ones as they are, others with six significant digits.
+pub fn number(number: &serde_json::Number) -> String {
+    let Some(value) = number
+        .as_f64()
+        .filter(|value| !number.is_i64() && value.fract() != 0.0)
+    else {
+        return number
+            .as_f64()
+            .filter(|_| number.is_f64())
+            .map_or(number.to_string(), |value| format!("{value}"));
+    };
+    let exponent = value.abs().log10().floor();
+    if !(-5.0..6.0).contains(&exponent) {
+        return format!("{value:.5e}");
+    }
+    let decimals = (5.0 - exponent).max(0.0) as usize;
+    let text = format!("{value:.decimals$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// `10G`, `500 MB`, `1.5GiB`, `4096`: bytes as people write them.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor = match unit.trim_end_matches('b') {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        "ki" => 1024.0,
+        "mi" => 1048576.0,
+        "gi" => 1073741824.0,
+        "ti" => 1099511627776.0,
+        _ => return Err("expected a size such as `500M`, `10GB` or `1.5GiB`".to_owned()),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number"))?;
+    Ok((number * factor) as u64)
+}
+
 /// `12 B`, `3.4 kB`, `1.2 MB`: powers of a thousand.
 pub fn bytes(size: u64) -> String {
     if size < 1000 {
@@ -128,6 +173,25 @@ mod tests {
         assert_eq!(count(2.1e12), "2.10T");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_234_567), "1.23 MB");
+    }
+
+    #[test]
+    fn numbers_keep_six_digits_and_sizes_are_read() {
+        let shown = |value: serde_json::Value| value.as_number().map(number).unwrap();
+        for (value, text) in [
+            (serde_json::json!(2.123_456_789), "2.12346"),
+            (serde_json::json!(0.000_25), "0.00025"),
+            (serde_json::json!(3e-9), "3.00000e-9"),
+            (serde_json::json!(17), "17"),
+            (serde_json::json!(2.0), "2"),
+            (serde_json::json!(123_456.5), "123456"),
+        ] {
+            assert_eq!(shown(value), text);
+        }
+        assert_eq!(parse_bytes("10G"), Ok(10_000_000_000));
+        assert_eq!(parse_bytes("1.5 KiB"), Ok(1536));
+        assert_eq!(parse_bytes("7"), Ok(7));
+        assert!(parse_bytes("ten").is_err() && parse_bytes("3 parsecs").is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{BOLD, DIM, styled, text};
 
 /// Parts and tasks that are named; `--json` names all.
 const NAMED: usize = 5;
-/// Differences that are shown of one comparison.
+/// Differences of one comparison, and tasks that began it, that are shown.
 const SHOWN: usize = 12;
 
 /// The answer. `receipt` is what an up-to-date task gave.
@@ -163,7 +163,7 @@ fn because(chain: &[Link], task: &str) -> String {
     }
     let mut out = "because\n".to_owned();
     let (new, changed): (Vec<&Link>, Vec<&Link>) = roots.iter().partition(|link| link.never_built);
-    for link in changed {
+    for link in changed.iter().take(SHOWN) {
         let _ = writeln!(out, "  {} {}", styled(BOLD, &link.task), verdict(link));
         for each in link.differences.iter().take(SHOWN) {
             out += &format!("  {}", bullet(&difference(each)));
@@ -172,6 +172,10 @@ fn because(chain: &[Link], task: &str) -> String {
             out += &format!("  {}", bullet(&blocker(each)));
         }
         out += &format!("    {}\n", styled(DIM, way(chain, link, task)));
+    }
+    if let Some(more) = changed.get(SHOWN..).filter(|more| !more.is_empty()) {
+        let names: Vec<String> = more.iter().map(|link| link.task.clone()).collect();
+        let _ = writeln!(out, "  and likewise: {}", list(&names));
     }
     if !new.is_empty() {
         let names: Vec<String> = new.iter().map(|link| link.task.clone()).collect();
@@ -295,7 +299,7 @@ mod tests {
         let shown = anstream::adapter::strip_str(&render(&why, None)).to_string();
         insta::assert_snapshot!(shown, @r"
         tokens may have to run: its key depends on tasks that must run first
-          since its last build (key 2bf44a0d13, 1m 30s ago):
+          since its last build (key 96a4257289, 1m 30s ago):
           - param `mixture[1]` 1 → 2
         because
           clean must run

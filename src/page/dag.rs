@@ -21,6 +21,8 @@ pub struct Node {
     pub detail: String,
     /// Class of the style sheet: which colour.
     pub stage: &'static str,
+    /// Class of its status; empty where none is drawn.
+    pub mark: &'static str,
 }
 
 /// The graph as an SVG element. Edges go from an earlier to a later node.
@@ -54,17 +56,27 @@ pub fn stage(format: &str) -> &'static str {
 
 fn node_svg(node: &Node, (x, y): Point) -> String {
     let (left, top) = (x - BOX_WIDTH / 2.0, y - BOX_HEIGHT / 2.0);
+    let mark = match node.mark {
+        "" => String::new(),
+        _ => format!(
+            "<circle class=\"mark\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"/>",
+            left + 10.0,
+            top + 10.0
+        ),
+    };
+    let class = format!("node {} {}", node.stage, node.mark);
     format!(
-        "<g class=\"node {}\"><title>{} ({})</title><rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{BOX_WIDTH}\" \
-         height=\"{BOX_HEIGHT}\" rx=\"6\"/><text x=\"{x:.1}\" y=\"{:.1}\">{}</text><text class=\"detail\" \
-         x=\"{x:.1}\" y=\"{:.1}\">{}</text></g>\n",
-        node.stage,
-        escape(&node.name),
-        escape(&node.detail),
+        "<g class=\"{}\" data-name=\"{name}\" data-status=\"{}\"><title>{name} ({detail})</title><rect \
+         x=\"{left:.1}\" y=\"{top:.1}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" rx=\"6\"/>{mark}<text \
+         x=\"{x:.1}\" y=\"{:.1}\">{}</text><text class=\"detail\" x=\"{x:.1}\" y=\"{:.1}\">{}</text></g>\n",
+        class.trim_end(),
+        node.mark,
         y - 4.0,
         escape(&text::fit(&node.name, Some(BOX_COLUMNS))),
         y + 13.0,
         escape(&text::fit(&node.detail, Some(BOX_COLUMNS + 4))),
+        name = escape(&node.name),
+        detail = escape(&node.detail),
     )
 }
 
@@ -99,6 +111,7 @@ mod tests {
             name: name.to_owned(),
             detail: "pretrain".to_owned(),
             stage: stage("model"),
+            mark: "",
         };
         let drawn = svg(
             &[node("a<b"), node("한국어-문서-정리-단계-하나-둘")],

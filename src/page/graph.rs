@@ -37,6 +37,7 @@ impl Drawing {
                 name: task.name.clone(),
                 detail: detail(*id),
                 stage: dag::stage(format),
+                mark: "",
             }
         };
         Self {
@@ -45,8 +46,30 @@ impl Drawing {
         }
     }
 
+    /// The same with a status at each node.
+    pub fn marked(&self, marks: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut marked = self.clone();
+        for (node, mark) in marked.nodes.iter_mut().zip(marks) {
+            node.mark = mark;
+        }
+        marked
+    }
+
+    /// The same without the edges that a path of others says already.
+    pub fn reduced(&self) -> Self {
+        Self {
+            nodes: self.nodes.clone(),
+            edges: reduced(self.nodes.len(), &self.edges),
+        }
+    }
+
     /// The drawing with each composite and each matrix as one box; `detail` is given the tasks of a box, by number.
     pub fn collapsed(&self, detail: impl Fn(&[usize]) -> String) -> Self {
+        self.grouped(detail).0
+    }
+
+    /// The same, with the tasks of each box.
+    pub fn grouped(&self, detail: impl Fn(&[usize]) -> String) -> (Self, Vec<Vec<usize>>) {
         let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, node) in self.nodes.iter().enumerate() {
             members.entry(group(&node.name)).or_default().push(at);
@@ -67,7 +90,8 @@ impl Drawing {
         edges.sort_unstable();
         edges.dedup();
         let Some(order) = topological(names.len(), &edges) else {
-            return self.clone();
+            let alone = (0..self.nodes.len()).map(|at| vec![at]);
+            return (self.clone(), alone.collect());
         };
         let mut place = vec![0; names.len()];
         order
@@ -81,15 +105,25 @@ impl Drawing {
                 name: names[*at].to_owned(),
                 detail: detail(tasks),
                 stage: self.nodes[last].stage,
+                mark: self.worst(tasks),
             }
         };
-        Self {
+        let drawing = Self {
             nodes: order.iter().map(node).collect(),
-            edges: reduced(&edges)
+            edges: reduced(names.len(), &edges)
                 .iter()
                 .map(|(from, to)| (place[*from], place[*to]))
                 .collect(),
-        }
+        };
+        let inside = order.iter().map(|at| members[names[*at]].clone());
+        (drawing, inside.collect())
+    }
+
+    /// The status of a box: that of the task inside that is furthest from being there.
+    fn worst(&self, tasks: &[usize]) -> &'static str {
+        const ORDER: [&str; 4] = ["blocked", "miss", "unknown", "hit"];
+        let has = |mark: &&&str| tasks.iter().any(|at| self.nodes[*at].mark == **mark);
+        ORDER.iter().find(has).copied().unwrap_or_default()
     }
 
     pub fn dot(&self) -> String {
@@ -159,20 +193,22 @@ fn topological(n: usize, edges: &[(usize, usize)]) -> Option<Vec<usize>> {
 
 /// The edges that say something that no path of others says: without `a → c` where there is `a → b → c`. A report that
 /// reads everything would otherwise be all that can be seen.
-fn reduced(edges: &[(usize, usize)]) -> Vec<(usize, usize)> {
+fn reduced(n: usize, edges: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let mut below = vec![Vec::new(); n];
+    edges.iter().for_each(|(from, to)| below[*from].push(*to));
     let has_detour = |from: usize, to: usize| {
-        let mut stack: Vec<usize> = edges
+        let mut stack: Vec<usize> = below[from]
             .iter()
-            .filter(|edge| edge.0 == from && edge.1 != to)
-            .map(|edge| edge.1)
+            .filter(|next| **next != to)
+            .copied()
             .collect();
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = vec![false; n];
         while let Some(at) = stack.pop() {
             if at == to {
                 return true;
             }
-            if seen.insert(at) {
-                stack.extend(edges.iter().filter(|edge| edge.0 == at).map(|edge| edge.1));
+            if !std::mem::replace(&mut seen[at], true) {
+                stack.extend(&below[at]);
             }
         }
         false
@@ -197,6 +233,7 @@ mod tests {
             name: (*name).to_owned(),
             detail: "kind".to_owned(),
             stage: "data",
+            mark: "",
         };
         Drawing {
             nodes: names.iter().map(node).collect(),
@@ -224,7 +261,7 @@ mod tests {
     #[test]
     fn an_edge_that_a_path_says_already_is_left_out() {
         assert_eq!(
-            reduced(&[(0, 1), (1, 2), (0, 2), (3, 2)]),
+            reduced(4, &[(0, 1), (1, 2), (0, 2), (3, 2)]),
             [(0, 1), (1, 2), (3, 2)]
         );
     }

@@ -2,6 +2,7 @@
 //!
 //! Strings in, strings out. What is drawn was measured elsewhere.
 
+pub mod browse;
 pub mod chart;
 pub mod dag;
 pub mod graph;

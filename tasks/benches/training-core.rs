@@ -198,7 +198,7 @@ fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed,
     let device = Device::open("cpu", threads)?;
     let config = shape.config()?;
     let model = Model::init(&config, 1)?;
-    let peak = device.peak_flops();
+    let peak = device.peak_flops().expect("the processor is measured");
     let times = Times::default();
     let optimizer = AdamW::new(&model.layout, AdamWOptions::default());
     let mut core = Core::timed(model, &device, Arc::clone(&times))?;

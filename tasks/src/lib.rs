@@ -4,7 +4,9 @@
 
 pub mod chat;
 pub mod data;
+pub mod facts;
 pub mod formats;
+pub mod machine;
 pub mod measure;
 pub mod model;
 pub mod surgery;
@@ -27,5 +29,5 @@ pub fn kinds() -> Kinds {
     .into_iter()
     .flatten()
     .collect();
-    Kinds::new(kinds, formats::table())
+    formats::compare::comparisons(Kinds::new(kinds, formats::table()))
 }

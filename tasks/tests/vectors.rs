@@ -101,3 +101,15 @@ fn surgery() {
 fn measure() {
     run("measure", cases::measure::CASES);
 }
+
+/// The same numbers from the same code, with every core on a card.
+#[test]
+fn cuda_models_and_training() {
+    if let Err(cause) = kbuild_tasks::model::Device::gpu(1) {
+        return eprintln!("not run on a GPU: {cause}");
+    }
+    cases::on_gpu(|| {
+        run("model on the GPU", cases::model::CASES);
+        run("train on the GPU", cases::train::CASES);
+    });
+}

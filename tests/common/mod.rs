@@ -3,6 +3,11 @@
 // Each test file uses some of these.
 #![allow(dead_code)]
 
+pub mod damage;
+pub mod dozen;
+pub mod processes;
+pub mod random;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -71,10 +76,7 @@ impl Project {
 
     pub fn run(&self, words: &[&str]) -> Ran {
         let output = self.command(words).output().expect("the program starts");
-        Ran {
-            words: words.join(" "),
-            output,
-        }
+        Ran::new(words, output)
     }
 
     /// Runs and expects exit code 0.
@@ -121,6 +123,13 @@ pub struct Ran {
 }
 
 impl Ran {
+    pub fn new(words: &[&str], output: Output) -> Self {
+        Self {
+            words: words.join(" "),
+            output,
+        }
+    }
+
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         let found = self.output.status.code();

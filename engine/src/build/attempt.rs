@@ -131,17 +131,9 @@ pub async fn attempt(
         resumed: has_entries(&staged.request.partial),
     });
     let (sender, receiver) = unbounded_channel();
-    let started = |leader| lock.record(&Attempt::new(leader, &mark));
-    let mut recorded = Ok(());
-    let running = run(
-        launch,
-        |leader| recorded = started(leader),
-        sender,
-        job.stop.subscribe(),
-    );
+    lock.record(&Attempt::new(&mark))?;
+    let running = run(launch, sender, job.stop.subscribe());
     let (ended, ()) = tokio::join!(running, listener(receiver));
-    recorded?;
-    lock.clear()?;
     match ended.failure {
         Some(failure) => Err(failure),
         None => Ok(ended),
@@ -280,7 +272,7 @@ pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
             let predicted = serde_json::to_string(predicted).unwrap_or_default();
             let message =
                 format!("output `{port}`: `{name}` was predicted as {predicted} and is {found}");
-            return Err(broken(message).help("this is a defect of the kind: please report it"));
+            return Err(broken(message).help("a fact that a `[source]` declares is wrong, or this is a defect of the kind: then please report it"));
         }
     }
     Ok(())
@@ -300,7 +292,7 @@ pub fn unmoved<'a>(job: &Job, files: impl IntoIterator<Item = &'a Path>) -> Resu
         "`{}`{others} changed since this build began; the result is discarded",
         first.display()
     );
-    Err(Failure::input(message).help("run the same command again"))
+    Err(Failure::new(FailureClass::Environment, message).help("run the same command again"))
 }
 
 pub fn new_receipt(

@@ -112,7 +112,7 @@ pub async fn drive(
             }
         }
     }
-    Ok(driver.close(begun.elapsed()))
+    Ok(driver.close(begun.elapsed(), wanted != Stop::No))
 }
 
 /// Waits while results are being removed.
@@ -414,21 +414,27 @@ impl Driver {
 
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
-        let task = self.shared.graph.task(id);
-        let exports = exports(task, &receipt);
-        let published = self
-            .shared
-            .store
-            .publish(&task.name, &receipt, &exports, &mut self.latest);
-        if let Err(error) = published {
-            self.shared.events.warn(error.to_string());
+        if self.shared.options.publish {
+            self.publish(id, &receipt);
         }
         self.known
             .insert(&self.shared.graph, id, Arc::clone(&receipt));
         self.receipts.insert(id, receipt);
     }
 
-    fn close(mut self, elapsed: Duration) -> Outcome {
+    fn publish(&mut self, id: TaskId, receipt: &Receipt) {
+        let task = self.shared.graph.task(id);
+        let exports = exports(task, receipt);
+        let published = self
+            .shared
+            .store
+            .publish(&task.name, receipt, &exports, &mut self.latest);
+        if let Err(error) = published {
+            self.shared.events.warn(error.to_string());
+        }
+    }
+
+    fn close(mut self, elapsed: Duration, was_asked: bool) -> Outcome {
         let states: BTreeMap<TaskId, State> = self
             .scheduler
             .states()
@@ -450,17 +456,16 @@ impl Driver {
             states,
             receipts: self.receipts,
             totals,
+            was_asked,
         }
     }
 
     fn save_memos(&mut self) {
         let mut blobs = self.shared.blobs.clone();
-        let outputs = self
-            .receipts
-            .values()
-            .flat_map(|receipt| receipt.outputs.values());
-        let contents: Vec<_> = outputs.flat_map(|content| content.blobs()).collect();
-        self.shared.store.note_blobs(&mut blobs, contents);
+        let receipts = self.receipts.values();
+        self.shared
+            .store
+            .note_blobs(&mut blobs, receipts.flat_map(|receipt| receipt.blobs()));
         for (name, memo) in [("blobs", &blobs), ("latest", &self.latest)] {
             if let Err(error) = self.shared.store.save_memo(name, memo) {
                 self.shared.events.warn(error.to_string());

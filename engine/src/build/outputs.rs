@@ -51,6 +51,12 @@ pub fn part(out: &Path, port: &str, path: &Path) -> Result<Laid, Failure> {
 
 /// Refuses what lies in `out` beside the promised paths.
 pub fn nothing_else(out: &Path, promised: &BTreeSet<PathBuf>) -> Result<(), Failure> {
+    // A link in its place, or above it, would lead to files that are not the kind's to give.
+    for directory in out.parent().into_iter().chain([out]) {
+        if !fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
+            return Err(broken("replaced the directory of its outputs".to_owned()));
+        }
+    }
     match entries(out)?.iter().find(|path| !promised.contains(*path)) {
         None => Ok(()),
         Some(path) => Err(broken(format!(
@@ -180,6 +186,11 @@ mod tests {
             assert!(found.contains(expected), "{name}: {found}");
         }
         let promised = ["tree", "file", "leak"].map(|name| out.join(name)).into();
+        let link = folder.path().join("link");
+        symlink(out.join("tree"), &link).unwrap();
+        let replaced = nothing_else(&link, &BTreeSet::new()).unwrap_err().message;
+        assert_eq!(replaced, "replaced the directory of its outputs");
+        fs::remove_file(link).unwrap();
         let extra = nothing_else(out, &promised).unwrap_err().message;
         assert_eq!(extra, "wrote `up`, which is no output port");
     }

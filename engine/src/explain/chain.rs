@@ -36,7 +36,7 @@ struct Step {
 /// The links above `task`, nearest first.
 pub fn chain(now: &Now<'_>, task: TaskId) -> Vec<Link> {
     let mut seen = BTreeSet::from([task]);
-    let mut links = Vec::new();
+    let (mut ids, mut links) = (Vec::new(), Vec::new());
     let (_, last) = now.last(task);
     let mut steps = VecDeque::from([Step {
         id: task,
@@ -51,15 +51,15 @@ pub fn chain(now: &Now<'_>, task: TaskId) -> Vec<Link> {
                 continue;
             };
             seen.insert(*above);
+            ids.push(*above);
             links.push(link);
             steps.push_back(next);
         }
     }
-    for at in 0..links.len() {
-        let has_above = links
-            .iter()
-            .any(|other: &Link| other.leads_to == links[at].task);
-        links[at].is_root = !has_above;
+    // A task may lead to several others: a link begins the chain when none of those that it reads from is one.
+    for (id, link) in ids.iter().zip(&mut links) {
+        let above = now.graph.dependencies(*id);
+        link.is_root = !above.iter().any(|above| ids.contains(above));
     }
     links
 }

@@ -14,11 +14,17 @@ use crate::graph::{Binding, Graph, InputPort, Origin, OutputPort, Source, Source
 use crate::kind::{Body, Kinds, Known};
 
 /// Puts drafts in order and asks each kind what it knows of its outputs. Complaints are reported.
-pub fn predict(drafts: &[Draft<'_>], report: &Report) -> Checked {
+/// `declared` holds what the file says of sources, by pattern.
+pub fn predict(
+    drafts: &[Draft<'_>],
+    declared: &BTreeMap<&str, &Facts>,
+    report: &Report,
+) -> Checked {
     let order = order::order(drafts);
     let mut predictions = vec![Prediction::default(); drafts.len()];
     for index in &order {
-        if let Some(prediction) = prediction(drafts, *index, &predictions, report) {
+        let facts = |target: &Target| facts_of(drafts, target, &predictions, declared);
+        if let Some(prediction) = prediction(&drafts[*index], &facts, report) {
             predictions[*index] = prediction;
         }
     }
@@ -32,19 +38,17 @@ pub struct Checked {
 }
 
 fn prediction(
-    drafts: &[Draft<'_>],
-    index: usize,
-    predictions: &[Prediction],
+    draft: &Draft<'_>,
+    facts_of: &dyn Fn(&Target) -> Facts,
     report: &Report,
 ) -> Option<Prediction> {
-    let draft = &drafts[index];
     let Body::BuiltIn { predict, .. } = &draft.kind?.body else {
         return None;
     };
     let facts = |port: &DraftPort| {
         let bindings = port.bindings.iter();
         bindings
-            .map(|b| (b.label.clone(), facts_of(drafts, &b.target, predictions)))
+            .map(|b| (b.label.clone(), facts_of(&b.target)))
             .collect()
     };
     let known = Known {
@@ -68,9 +72,19 @@ fn prediction(
     }
 }
 
-fn facts_of(drafts: &[Draft<'_>], target: &Target, predictions: &[Prediction]) -> Facts {
-    let Target::Output(output) = target else {
-        return Facts::default();
+fn facts_of(
+    drafts: &[Draft<'_>],
+    target: &Target,
+    predictions: &[Prediction],
+    declared: &BTreeMap<&str, &Facts>,
+) -> Facts {
+    let output = match target {
+        Target::Output(output) => output,
+        Target::Source(pattern) => {
+            let facts = declared.get(pattern.as_str());
+            return facts.map_or_else(Facts::default, |facts| (*facts).clone());
+        }
+        Target::Broken => return Facts::default(),
     };
     let found = follow(drafts, *output).and_then(|(draft, port)| {
         let name = &drafts[draft].ports.outputs[port].name;

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::draft::Draft;
-use super::expand::Entry;
+use super::expand::{Entry, is_allowed};
 use super::node::{Node, Span, Val};
 use super::paths;
 use super::plugin::check_format;
@@ -20,13 +20,16 @@ const PARAMS: [&str; 3] = ["argv", "files", "env"];
 /// The ports that a task declares: every input takes anything.
 pub fn ports(entry: &Entry, kinds: &Kinds, report: &Report) -> Ports {
     let inputs = entry.inputs.as_ref().map_or(&[][..], Node::entries);
-    let inputs = inputs.iter().map(|(key, _)| Input {
-        name: key.name.clone(),
-        formats: Vec::new(),
-        arity: Arity::Any,
-        mapped: false,
-        labelled: false,
-        doc: String::new(),
+    let inputs = inputs.iter().map(|(key, _)| {
+        is_allowed(key, "port", &[], report);
+        Input {
+            name: key.name.clone(),
+            formats: Vec::new(),
+            arity: Arity::Any,
+            mapped: false,
+            labelled: false,
+            doc: String::new(),
+        }
     });
     let Some(outputs) = &entry.outputs else {
         let help = "add `outputs = { result = \"file\" }`";
@@ -35,6 +38,7 @@ pub fn ports(entry: &Entry, kinds: &Kinds, report: &Report) -> Ports {
     };
     let entries = table(outputs, "`outputs`", report).unwrap_or_default();
     let outputs = entries.iter().map(|(key, node)| {
+        is_allowed(key, "port", &[], report);
         let format = text(node, "an output", report).unwrap_or("file");
         check_format(format, node.span, kinds, report);
         Output {

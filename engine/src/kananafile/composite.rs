@@ -128,6 +128,7 @@ impl<'k> Steps<'_, 'k> {
             written: None,
             inputs: kind.map_or_else(Vec::new, |kind| self.inputs(step, kind)),
             run: self.parent.run.clone(),
+            written_run: None,
             protect: self.parent.protect,
             executor: executor(kind),
             provides: None,

@@ -36,6 +36,8 @@ pub struct Draft<'k> {
     pub written: Option<Node>,
     pub inputs: Vec<DraftPort>,
     pub run: RunSettings,
+    /// The run settings as written.
+    pub written_run: Option<Node>,
     pub protect: bool,
     pub executor: Executor,
     /// Of an expanded composite: what provides each of its output ports.
@@ -165,6 +167,7 @@ pub fn from_entry<'k>(
         written: entry.params.clone(),
         inputs: Vec::new(),
         run: run.map_or_else(RunSettings::default, |run| settings::read(run, report)),
+        written_run: run.cloned(),
         protect: entry
             .protect
             .as_ref()

@@ -11,6 +11,7 @@ use super::node::{Key, Node, Span, Val, listed};
 use super::paths;
 use super::problem::{Report, did_you_mean};
 use super::schema::text;
+use super::source;
 use crate::kind::{Arity, Input, Output};
 
 /// What references can name.
@@ -18,6 +19,7 @@ pub struct References<'a, 'k> {
     pub drafts: &'a [Draft<'k>],
     /// Tasks and variants → drafts.
     pub names: &'a BTreeMap<String, Vec<usize>>,
+    pub sources: &'a BTreeMap<String, source::Named>,
     pub goals: &'a [(Key, Node)],
     pub report: &'a Report,
 }
@@ -158,6 +160,9 @@ impl References<'_, '_> {
         let Some(name) = reference.strip_prefix(':') else {
             return vec![self.source(reference, label, port, node.span)];
         };
+        if let Some(named) = self.sources.get(name) {
+            return vec![self.named_source(named, label, port, node.span)];
+        }
         let Some(named) = self.find(name) else {
             self.unknown(name, node.span);
             return vec![broken(label.unwrap_or(name))];
@@ -208,6 +213,32 @@ impl References<'_, '_> {
         }
     }
 
+    fn named_source(
+        &self,
+        named: &source::Named,
+        label: Option<&str>,
+        port: &Input,
+        span: Span,
+    ) -> DraftBinding {
+        let name = &named.name.name;
+        let is_refused =
+            |format: &&String| !port.formats.is_empty() && !port.formats.contains(format);
+        let target = match named.format.as_ref().filter(is_refused) {
+            Some(format) => {
+                let expected = listed(port.formats.iter().map(String::as_str));
+                let message = format!("expected {expected}, found `{format}` from `:{name}`");
+                self.report.error(span, message, "");
+                Target::Broken
+            }
+            None => Target::Source(named.pattern.clone()),
+        };
+        DraftBinding {
+            label: label.unwrap_or(name).to_owned(),
+            span,
+            target,
+        }
+    }
+
     fn find<'a>(&'a self, name: &'a str) -> Option<Named<'a>> {
         let whole = |name: &str| {
             let drafts = self.names.get(name);
@@ -225,11 +256,15 @@ impl References<'_, '_> {
     fn unknown(&self, name: &str, span: Span) {
         let message = format!("no task is called `{name}`");
         let is_goal = self.goals.iter().any(|(key, _)| key.name == name);
+        let is_source = self.sources.contains_key(name);
         let help = if is_goal {
             format!("`{name}` is a goal; name its task")
+        } else if is_source {
+            format!("`{name}` is a source, which nothing makes")
         } else {
             let task = name.split_once('.').map_or(name, |(task, _)| task);
-            did_you_mean(task, self.names.keys().map(String::as_str))
+            let names = self.names.keys().chain(self.sources.keys());
+            did_you_mean(task, names.map(String::as_str))
         };
         self.report.error(span, message, help);
     }

@@ -8,6 +8,7 @@
 //! composite  steps in place of composites   order, check: circles, facts → Graph
 //! ```
 
+mod budget;
 mod check;
 mod command;
 mod composite;
@@ -20,23 +21,28 @@ mod params;
 mod paths;
 mod plugin;
 mod problem;
+mod resources;
 mod schema;
 mod settings;
+mod source;
 #[cfg(test)]
 mod tests;
 mod vars;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+pub use budget::Budget;
 pub use plugin::Plugin;
 pub use problem::{Problem, Severity, suggest};
+pub use resources::Resources;
+pub use settings::duration;
 
 use crate::graph::{Graph, Place, RunSettings, TaskId};
 use crate::kind::{Kind, Kinds};
 use check::{Assembly, Checked};
-use draft::{Draft, Table};
+use draft::{Draft, Table, Target};
 use expand::Entry;
 use inputs::References;
 use node::{Key, Node};
@@ -78,6 +84,12 @@ pub struct Kananafile {
     pub plugins: BTreeMap<String, Kind>,
     /// Composites as they were written, by name; for `show`.
     pub composites: BTreeMap<String, Composite>,
+    /// Sums of costs that the file asks for, by name.
+    pub budgets: BTreeMap<String, Budget>,
+    /// What the largest machine has.
+    pub resources: Resources,
+    /// Where sources that have a name are declared, by pattern.
+    pub sources: BTreeMap<String, Place>,
     pub warnings: Vec<Problem>,
 }
 
@@ -124,28 +136,54 @@ pub fn load(
         plugins: &plugins,
         declared: &declarations.plugins,
     };
+    let sources = source::read(&declarations.sources, kinds, &vars, &report);
+    let declared = (declarations.resources.iter())
+        .chain(profiles.iter().flat_map(|profile| &profile.resources));
+    let resources = resources::read(declared, &vars, &report);
     let loader = Loader {
         declarations: &declarations,
         vars: &vars,
         entries: &entries,
         names: expand::names(&entries),
+        sources: &sources,
         reserved: options.reserved,
         report: &report,
     };
     let drafts = loader.drafts(table);
-    let checked = check::predict(&drafts, &report);
+    let facts = sources
+        .values()
+        .map(|source| (source.pattern.as_str(), &source.facts));
+    let checked = check::predict(&drafts, &facts.collect(), &report);
+    resources::check(&resources, &drafts, &checked.predictions, &report);
     let whole = loader.assemble(&drafts, checked, kinds);
+    loader.warn_unused_sources(&drafts);
     drop(drafts);
-    match whole {
-        Some((graph, composites)) => Ok(Kananafile {
+    match whole.filter(|_| !report.has_errors()) {
+        Some(Whole {
+            graph,
+            composites,
+            budgets,
+        }) => Ok(Kananafile {
             graph,
             vars: vars.to_json(),
             plugins,
             composites,
+            budgets,
+            resources,
+            sources: (sources.into_values())
+                .map(|source| (source.pattern, report.place(source.span)))
+                .collect(),
             warnings: report.finish(),
         }),
         None => Err(report.finish()),
     }
+}
+
+/// What the drafts of a right file become.
+struct Whole {
+    graph: Graph,
+    composites: BTreeMap<String, Composite>,
+    budgets: BTreeMap<String, Budget>,
 }
 
 fn plugins(
@@ -167,6 +205,7 @@ struct Loader<'a> {
     vars: &'a Vars,
     entries: &'a [Entry],
     names: BTreeMap<String, Vec<usize>>,
+    sources: &'a BTreeMap<String, source::Named>,
     reserved: &'a [&'a str],
     report: &'a Report,
 }
@@ -178,6 +217,9 @@ impl Loader<'_> {
         let mut drafts: Vec<Draft<'k>> = entries
             .map(|(position, entry)| draft::from_entry(position, entry, table, self.report))
             .collect();
+        for source in self.sources.values() {
+            self.refuse_shared(&source.name, "source");
+        }
         let references = self.references(&drafts);
         let inputs: Vec<_> = drafts
             .iter()
@@ -198,25 +240,54 @@ impl Loader<'_> {
         References {
             drafts,
             names: &self.names,
+            sources: self.sources,
             goals: &self.declarations.goals,
             report: self.report,
         }
     }
 
-    fn assemble(
-        &self,
-        drafts: &[Draft<'_>],
-        checked: Checked,
-        kinds: &Kinds,
-    ) -> Option<(Graph, BTreeMap<String, Composite>)> {
+    fn assemble(&self, drafts: &[Draft<'_>], checked: Checked, kinds: &Kinds) -> Option<Whole> {
         let assembly = Assembly::new(drafts, &checked, kinds, self.report);
         let goals = self.goals(drafts, &assembly);
         let groups = self.groups(drafts, &assembly);
         let composites = composites(drafts, &assembly, self.report);
+        let declared = self.substituted(&self.declarations.budgets);
+        let references = self.references(&drafts[..self.entries.len()]);
+        let budgets = budget::read(&declared, &references, &|draft| assembly.tasks(draft));
         let graph = assembly.graph(checked, goals, groups)?;
+        budget::check(&declared, &budgets, &graph, self.report);
         self.vars.warn_unused(self.report);
         self.warn_unreachable(&graph);
-        Some((graph, composites))
+        Some(Whole {
+            graph,
+            composites,
+            budgets,
+        })
+    }
+
+    fn substituted(&self, entries: &[(Key, Node)]) -> Vec<(Key, Node)> {
+        let fill =
+            |(key, node): &(Key, Node)| (key.clone(), self.vars.substitute(node, &[], self.report));
+        entries.iter().map(fill).collect()
+    }
+
+    fn warn_unused_sources(&self, drafts: &[Draft<'_>]) {
+        let bindings = drafts
+            .iter()
+            .flat_map(|draft| &draft.inputs)
+            .flat_map(|port| &port.bindings);
+        let read: BTreeSet<&str> = bindings
+            .filter_map(|binding| match &binding.target {
+                Target::Source(pattern) => Some(pattern.as_str()),
+                Target::Output(_) | Target::Broken => None,
+            })
+            .collect();
+        for (name, source) in self.sources {
+            if !read.contains(source.pattern.as_str()) {
+                let message = format!("no task reads source `{name}`");
+                self.report.warning(source.name.span, message, "");
+            }
+        }
     }
 
     fn goals(
@@ -228,10 +299,7 @@ impl Loader<'_> {
         let mut goals = BTreeMap::new();
         for (key, node) in &self.declarations.goals {
             expand::is_allowed(key, "goal", self.reserved, self.report);
-            if self.names.contains_key(&key.name) {
-                let message = format!("`{}` is a task and a goal", key.name);
-                self.report.error(key.span, message, "rename one of them");
-            }
+            self.refuse_shared(key, "goal");
             let node = self.vars.substitute(node, &[], self.report);
             let words = schema::texts(&node, "a goal", self.report);
             if words.is_empty() && !node.is_broken() {
@@ -249,6 +317,14 @@ impl Loader<'_> {
             goals.insert(key.name.clone(), tasks);
         }
         goals
+    }
+
+    /// Reports a name that a task has too.
+    fn refuse_shared(&self, key: &Key, what: &str) {
+        if self.names.contains_key(&key.name) {
+            let message = format!("`{}` is a task and a {what}", key.name);
+            self.report.error(key.span, message, "rename one of them");
+        }
     }
 
     /// Names that stand for several tasks: matrices and composites.

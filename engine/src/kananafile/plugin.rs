@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Files;
+use super::expand::is_allowed;
 use super::node::{Key, Node, Span, Val, parse};
 use super::paths;
 use super::problem::{Report, did_you_mean};
@@ -138,6 +139,7 @@ fn program(
 }
 
 fn input(key: &Key, node: &Node, kinds: &Kinds, report: &Report) -> Input {
+    is_allowed(key, "port", &[], report);
     let known = ["format", "arity", "mapped", "labelled", "doc"];
     let what = format!("input `{}`", key.name);
     let fields = fields(node, &known, &what, report);
@@ -182,6 +184,7 @@ fn arity(word: Option<&str>, key: &Key, report: &Report) -> Arity {
 }
 
 fn output(key: &Key, node: &Node, kinds: &Kinds, report: &Report) -> Output {
+    is_allowed(key, "port", &[], report);
     let what = format!("output `{}`", key.name);
     let fields = fields(node, &["format", "mapped", "doc"], &what, report);
     let string = |name: &str| fields.get(name).and_then(|node| text(node, &what, report));

@@ -17,6 +17,9 @@ pub struct Declarations {
     pub tasks: Vec<TaskDecl>,
     pub profiles: Vec<(Key, Profile)>,
     pub plugins: Vec<(Key, Node)>,
+    pub sources: Vec<(Key, Node)>,
+    pub budgets: Vec<(Key, Node)>,
+    pub resources: Vec<(Key, Node)>,
     /// A file is missing or is not TOML: what the rest refers to may be in it.
     pub is_torn: bool,
 }
@@ -40,14 +43,18 @@ pub struct Profile {
     pub vars: Vec<(Key, Node)>,
     /// Task name → the keys of the task that it changes.
     pub tasks: Vec<(Key, Node)>,
+    pub resources: Vec<(Key, Node)>,
 }
 
-const ROOT: [&str; 7] = [
+const ROOT: [&str; 10] = [
     "kananafile",
     "include",
     "vars",
     "goal",
+    "source",
     "task",
+    "budget",
+    "resources",
     "profile",
     "plugin",
 ];
@@ -89,6 +96,9 @@ fn read_file(
     declarations.vars.extend(sections.entries("vars"));
     declarations.goals.extend(sections.entries("goal"));
     declarations.plugins.extend(sections.entries("plugin"));
+    declarations.sources.extend(sections.entries("source"));
+    declarations.budgets.extend(sections.entries("budget"));
+    declarations.resources.extend(sections.entries("resources"));
     let tasks = sections.entries("task").into_iter();
     declarations
         .tasks
@@ -192,7 +202,7 @@ fn section(node: Node, name: &str, report: &Report) -> Node {
 }
 
 fn profile(node: &Node, report: &Report) -> Profile {
-    let fields = fields(node, &["vars", "task"], "a profile", report);
+    let fields = fields(node, &["vars", "task", "resources"], "a profile", report);
     let entries = |name: &str| {
         let node = fields.get(name)?;
         table(node, &format!("`{name}`"), report).map(<[_]>::to_vec)
@@ -200,6 +210,7 @@ fn profile(node: &Node, report: &Report) -> Profile {
     Profile {
         vars: entries("vars").unwrap_or_default(),
         tasks: entries("task").unwrap_or_default(),
+        resources: entries("resources").unwrap_or_default(),
     }
 }
 
@@ -207,10 +218,13 @@ fn refuse_duplicates(declarations: &Declarations, report: &Report) {
     let keys = |entries: &[(Key, Node)]| entries.iter().map(|(key, _)| key.clone()).collect();
     let profiles = declarations.profiles.iter().map(|(key, _)| key.clone());
     let tasks = declarations.tasks.iter().map(|task| task.name.clone());
-    let sections: [(&str, Vec<Key>); 5] = [
+    let sections: [(&str, Vec<Key>); 8] = [
         ("var", keys(&declarations.vars)),
         ("goal", keys(&declarations.goals)),
         ("plugin", keys(&declarations.plugins)),
+        ("source", keys(&declarations.sources)),
+        ("budget", keys(&declarations.budgets)),
+        ("resource", keys(&declarations.resources)),
         ("profile", profiles.collect()),
         ("task", tasks.collect()),
     ];

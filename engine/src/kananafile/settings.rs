@@ -74,7 +74,7 @@ fn timeout(node: &Node, report: &Report) -> Option<Duration> {
 }
 
 /// `1h30m` as a time.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let mut seconds = 0_u64;
     let mut rest = text;
     while !rest.is_empty() {

@@ -56,7 +56,10 @@ impl Project {
         if !prepared.plan.is_done() {
             return false;
         }
-        let (mut latest, _) = self.store.memo("latest");
+        let (mut latest, warning) = self.store.memo("latest");
+        if warning.is_some() {
+            return false; // a build says what was damaged
+        }
         let is_settled = self.hits(prepared).all(|(task, receipt)| {
             let exports = exports(task, receipt);
             self.store
@@ -64,6 +67,7 @@ impl Project {
         });
         self.remember("latest", &latest);
         self.remember("sources", &prepared.sources);
+        self.remember("blobs", &prepared.blobs);
         is_settled
     }
 

@@ -1,7 +1,8 @@
 //! Processes by identity, and the end of those that an attempt left behind.
 //!
 //! A pid alone names nothing: it is used again. A process here is its pid and its start, and a member of an attempt
-//! carries the mark of that attempt in its environment, so that nobody else's process is ever signalled.
+//! is whoever carries the mark of that attempt in its environment, whatever group or session it is in: nobody else's
+//! process is ever signalled.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -53,18 +54,15 @@ pub struct Attempt {
     /// Identity of this run of the machine: pids of another mean nothing.
     pub boot: String,
     pub builder: Process,
-    /// Leader of the attempt's process group.
-    pub leader: Process,
     /// Value of [`MARK`] in the attempt's processes.
     pub mark: String,
 }
 
 impl Attempt {
-    pub fn new(leader: Process, mark: &str) -> Self {
+    pub fn new(mark: &str) -> Self {
         Self {
             boot: boot().to_owned(),
             builder: Process::own(),
-            leader,
             mark: mark.to_owned(),
         }
     }
@@ -79,7 +77,7 @@ impl Attempt {
         if self.boot != boot() {
             return 0;
         }
-        let members = members(self.leader.pid, &self.mark);
+        let members = members(&self.mark);
         for pid in &members {
             let _ = kill_process(*pid, signal);
         }
@@ -103,23 +101,15 @@ pub(crate) fn end_group(leader: u32, mark: &str) {
         .and_then(Pid::from_raw)
         .is_some_and(|group| test_kill_process_group(group).is_ok());
     if exists {
-        Attempt::new(
-            Process {
-                pid: leader,
-                start: 0,
-            },
-            mark,
-        )
-        .kill();
+        Attempt::new(mark).kill();
     }
 }
 
-/// Living processes of the group that carry the mark.
-fn members(group: u32, mark: &str) -> Vec<Pid> {
+/// Living processes that carry the mark. (A dead one that was not waited for has no environment any more.)
+fn members(mark: &str) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| stat(*pid).is_some_and(|stat| stat.group == group && stat.state != 'Z'))
         .filter(|pid| is_marked(*pid, mark))
         .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
         .collect()
@@ -136,11 +126,10 @@ fn is_marked(pid: u32, mark: &str) -> bool {
 
 struct Stat {
     state: char,
-    group: u32,
     start: u64,
 }
 
-/// Fields 3, 5 and 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold anything, so reading starts
+/// Fields 3 and 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold anything, so reading starts
 /// after its closing parenthesis.
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -148,7 +137,6 @@ fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
-        group: fields.get(2)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
     })
 }
@@ -183,8 +171,8 @@ mod tests {
     fn kills_marked_processes_alone() {
         let (mut ours, mut other) = (sleeper("ours"), sleeper("other"));
         // The mark appears with exec, which spawn has waited for.
-        for (leader, mark) in [(ours.id(), "other"), (other.id(), "ours")] {
-            end_group(leader, mark);
+        for leader in [ours.id(), other.id()] {
+            end_group(leader, "nobody's");
         }
         assert!(
             ours.try_wait().unwrap().is_none(),
@@ -198,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_left_the_group_is_found() {
+        let mut daemon = Command::new("setsid")
+            .args(["sleep", "60"])
+            .env(MARK, "a daemon")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let attempt = Attempt::new("a daemon");
+        // Nothing is seen of a process for the moment in which it becomes another program.
+        while attempt.signal(Signal::KILL) == 0 {
+            assert!(daemon.try_wait().unwrap().is_none());
+        }
+        assert!(!daemon.wait().unwrap().success());
+    }
+
+    #[test]
     fn a_recycled_pid_is_another_process() {
         let own = Process::own();
         assert!(own.is_alive());
@@ -206,7 +210,7 @@ mod tests {
             ..own
         };
         assert!(!recycled.is_alive());
-        let mut attempt = Attempt::new(own, "m");
+        let mut attempt = Attempt::new("m");
         assert!(!attempt.is_orphaned());
         attempt.builder = recycled;
         assert!(attempt.is_orphaned());

@@ -19,7 +19,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{mpsc::UnboundedSender, oneshot, watch};
 
 use super::context::Failure;
-use super::group::{MARK, Process, end_group};
+use super::group::{MARK, end_group};
 use super::lines;
 use super::protocol::{Event, FailureClass};
 
@@ -77,11 +77,10 @@ pub struct Ended {
     pub elapsed: Duration,
 }
 
-/// Runs one attempt to its end. `started` is called with the leader of its process group; events go to `events` in
-/// order. When this returns, no process of the attempt's group is left.
+/// Runs one attempt to its end; events go to `events` in order. When this returns, no process of the attempt's group
+/// is left.
 pub async fn run(
     launch: Launch,
-    started: impl FnOnce(Process),
     events: UnboundedSender<Event>,
     mut stop: watch::Receiver<Stop>,
 ) -> Ended {
@@ -101,9 +100,6 @@ pub async fn run(
         Err(error) => return ended(Some(not_started(&program, &error))),
     };
     let pid = child.id().unwrap_or_default();
-    if let Some(process) = Process::find(pid) {
-        started(process);
-    }
     // Held open until the child is gone: its end means that the build died.
     let stdin = child.stdin.take();
     let listener = child

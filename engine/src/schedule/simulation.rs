@@ -7,27 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::facts::Prediction;
 use crate::graph::{Binding, Device, Executor, InputPort, Origin, Place, RunSettings, Task};
-
-/// A small counter-based generator: the world is a function of its seed.
-struct Seeded(u64);
-
-impl Seeded {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
+use crate::testing::Seeded;
 
 fn task(name: usize, upstream: &[usize], run: RunSettings) -> Task {
     let bindings = upstream.iter().map(|before| Binding {

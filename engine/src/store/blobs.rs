@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::durable::ensure_directory;
 use super::memo::{Memo, Seen, Stamp, now_ns};
 use super::{Store, fanned};
 use crate::artifact::{Blob, Content};
@@ -123,7 +122,7 @@ impl Store {
             let path = self.blob_path(&blob.digest);
             path.parent().map(Path::to_owned)
         });
-        self.durability.directories(directories)?;
+        self.disk.sync_directories(directories)?;
         Ok(laid.content(&mut blobs.into_iter()))
     }
 
@@ -135,12 +134,12 @@ impl Store {
         }
         fs::set_permissions(path, Permissions::from_mode(0o444)).doing("protect", path)?;
         let blob = hash_file(path)?;
-        self.durability.file(path)?;
+        self.disk.sync_file(path)?;
         let place = self.blob_path(&blob.digest);
         if let Some(parent) = place.parent() {
-            ensure_directory(self.durability, parent)?;
+            self.disk.create_directory(parent)?;
         }
-        fs::rename(path, &place).doing("write", &place)?;
+        self.disk.rename(path, &place)?;
         Ok(blob)
     }
 
@@ -148,19 +147,35 @@ impl Store {
     fn unshare(&self, path: &Path) -> Result<(), Error> {
         let own = self.temporary();
         copy(path, &own)?;
-        fs::rename(&own, path).doing("write", path)
+        self.disk.rename(&own, path)
     }
 
     /// Puts bytes that are in memory into the store.
     pub fn keep_bytes(&self, bytes: &[u8]) -> Result<Blob, Error> {
         let path = self.temporary();
-        fs::write(&path, bytes).doing("write", &path)?;
-        self.keep_file(&path)
+        self.disk.write_new(&path, bytes)?;
+        let blob = self.keep_file(&path)?;
+        let place = self.blob_path(&blob.digest);
+        self.disk
+            .sync_directories(place.parent().map(Path::to_owned))?;
+        Ok(blob)
     }
 
-    /// Looks at a blob: its length always, its bytes when they may have changed since the memo saw them.
+    /// Looks at a blob: its length always, its bytes when they may have changed since the memo saw them,
+    /// or it never did: without the memo the same is found, only later.
     pub fn check(&self, blob: &Blob, memo: &Memo) -> BlobState {
+        self.check_noting(blob, memo, |_, _| ())
+    }
+
+    /// The same, telling `read` how a blob looked (and when) whose bytes had to be read and were sound.
+    pub(super) fn check_noting(
+        &self,
+        blob: &Blob,
+        memo: &Memo,
+        read: impl FnOnce(Stamp, i64),
+    ) -> BlobState {
         let path = self.blob_path(&blob.digest);
+        let seen_ns = now_ns();
         let metadata = match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return BlobState::Missing;
@@ -174,11 +189,16 @@ impl Store {
                 found: metadata.len(),
             };
         }
-        match memo.seen(Path::new(&blob.digest.to_hex()), &Stamp::of(&metadata)) {
-            Seen::Same(digest) if digest == blob.digest => BlobState::Sound,
-            Seen::Never => BlobState::Sound,
-            Seen::Same(_) | Seen::Changed => self.verify(blob),
+        let stamp = Stamp::of(&metadata);
+        match memo.seen(Path::new(&blob.digest.to_hex()), &stamp) {
+            Seen::Same(digest) if digest == blob.digest => return BlobState::Sound,
+            Seen::Same(_) | Seen::Changed | Seen::Never => {}
         }
+        let state = self.verify(blob);
+        if state == BlobState::Sound {
+            read(stamp, seen_ns);
+        }
+        state
     }
 
     /// Reads the bytes of a blob again.
@@ -193,8 +213,8 @@ impl Store {
         }
     }
 
-    /// Notes how sound blobs look now, so that a later change to one is noticed. One that looks other than when it was
-    /// noted is read first.
+    /// Notes how blobs look now that are known to be sound, so that they need not be read again until they change. One
+    /// that looks other than when it was noted is read first.
     pub fn note_blobs(&self, memo: &mut Memo, blobs: impl IntoIterator<Item = Blob>) {
         for blob in blobs {
             let seen_ns = now_ns();
@@ -318,12 +338,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 /// Puts `from` where `to` is, whatever `to` was. Two trees change places in one step.
 fn replace(from: &Path, to: &Path) -> Result<(), Error> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let exists = fs::symlink_metadata(to).is_ok();
     let is_tree = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    if !exists || (!is_tree(from) && !is_tree(to)) {
+    if !is_tree(from) && !is_tree(to) {
         return fs::rename(from, to).doing("write", to);
     }
-    if renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok() {
+    let exchange = || renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok();
+    // There may be nothing to change places with; and by then another build may have put something there.
+    if exchange() || fs::rename(from, to).is_ok() || exchange() {
         return Ok(());
     }
     // A filesystem without exchange: there is a moment without `to`.
@@ -380,6 +401,24 @@ mod tests {
             2,
             "nothing is left beside it"
         );
+    }
+
+    #[test]
+    fn trees_of_several_builds_take_turns() {
+        let (directory, store) = store();
+        let content = store
+            .keep(&Laid::Shards(vec![Laid::File(made(&store, "one"))]))
+            .unwrap();
+        for round in 0..20 {
+            let target = directory.path().join(format!("out-{round}"));
+            (0..8).into_par_iter().for_each(|_| {
+                store
+                    .materialise(&content, "txt", &target, Materialise::Writable)
+                    .unwrap();
+            });
+            assert_eq!(fs::read_to_string(target.join("00000.txt")).unwrap(), "one");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 21);
     }
 
     #[test]

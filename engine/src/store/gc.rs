@@ -43,6 +43,15 @@ pub struct Kept {
     pub litter: Vec<Litter>,
 }
 
+/// How much may be removed, beside what nothing reaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Stop removing once the store is no larger than this.
+    pub max_bytes: Option<u64>,
+    /// Only what is older than this.
+    pub older_than: Option<Duration>,
+}
+
 impl Kept {
     /// Bytes that removal frees.
     pub fn freed(&self) -> u64 {
@@ -71,6 +80,12 @@ impl Store {
         Ok((file, path))
     }
 
+    /// Keeps builds from starting while the file is open. `None`: one is running.
+    pub(super) fn alone(&self) -> Result<Option<File>, Error> {
+        let (gate, path) = self.gate()?;
+        Ok(gate.try_lock().doing_lock(&path)?.then_some(gate))
+    }
+
     /// Keys that the user wants to keep: files in `pins/` named by key.
     pub fn pins(&self) -> BTreeSet<Digest> {
         let entries = fs::read_dir(self.root().join("pins"))
@@ -97,7 +112,7 @@ impl Store {
     }
 
     /// What can go when `reached` (the keys that goals need now), newest results and pins stay. Writes nothing.
-    pub fn garbage(&self, reached: &BTreeSet<Digest>) -> Kept {
+    pub fn garbage(&self, reached: &BTreeSet<Digest>, budget: &Budget) -> Kept {
         let roots = self.roots(reached);
         let (mut kept, rest): (Vec<Receipt>, Vec<Receipt>) = self
             .receipts()
@@ -109,6 +124,8 @@ impl Store {
             .into_iter()
             .partition(|receipt| is_part_of(receipt, &live));
         kept.extend(parts);
+        let (rest, spared) = self.within(rest, &kept, budget);
+        kept.extend(spared);
         live.extend(blobs_of(&kept));
         let mut counted = live.clone();
         let garbage = rest
@@ -121,6 +138,38 @@ impl Store {
             garbage,
             litter: self.litter(&counted, &roots),
         }
+    }
+
+    /// The results among `rest` that are to go, and those that a budget spares.
+    fn within(
+        &self,
+        rest: Vec<Receipt>,
+        kept: &[Receipt],
+        budget: &Budget,
+    ) -> (Vec<Receipt>, Vec<Receipt>) {
+        let is_old = |receipt: &Receipt| {
+            let age = || self.receipt_age(&receipt.key);
+            budget
+                .older_than
+                .is_none_or(|least| age().is_some_and(|age| age >= least))
+        };
+        let (mut old, mut spared): (Vec<Receipt>, Vec<Receipt>) =
+            rest.into_iter().partition(|receipt| is_old(receipt));
+        let Some(max_bytes) = budget.max_bytes else {
+            return (old, spared);
+        };
+        let mut holders = Holders::new(kept.iter().chain(&spared).chain(&old));
+        old.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
+        let mut going = Vec::new();
+        for receipt in old {
+            if holders.bytes > max_bytes {
+                holders.release(&receipt);
+                going.push(receipt);
+            } else {
+                spared.push(receipt);
+            }
+        }
+        (going, spared)
     }
 
     fn roots(&self, reached: &BTreeSet<Digest>) -> BTreeSet<Digest> {
@@ -146,7 +195,11 @@ impl Store {
     }
 
     /// Blobs that no receipt names, what dead processes left in `tmp/`, and checkpoints that serve nobody.
-    fn litter(&self, named: &BTreeMap<Digest, u64>, roots: &BTreeSet<Digest>) -> Vec<Litter> {
+    pub(super) fn litter(
+        &self,
+        named: &BTreeMap<Digest, u64>,
+        roots: &BTreeSet<Digest>,
+    ) -> Vec<Litter> {
         let fans = entries(&self.root().join("blobs"));
         let mut paths: Vec<PathBuf> = fans.iter().flat_map(|fan| entries(fan)).collect();
         paths.retain(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
@@ -183,12 +236,15 @@ impl Store {
     }
 
     /// Removes what [`Store::garbage`] lists now. `None`: a build is running, nothing was removed.
-    pub fn collect(&self, reached: &BTreeSet<Digest>) -> Result<Option<Kept>, Error> {
-        let (gate, path) = self.gate()?;
-        if !gate.try_lock().doing_lock(&path)? {
+    pub fn collect(
+        &self,
+        reached: &BTreeSet<Digest>,
+        budget: &Budget,
+    ) -> Result<Option<Kept>, Error> {
+        let Some(_alone) = self.alone()? else {
             return Ok(None);
-        }
-        let kept = self.garbage(reached);
+        };
+        let kept = self.garbage(reached, budget);
         for garbage in &kept.garbage {
             self.remove_receipt(&garbage.key)?;
         }
@@ -208,6 +264,42 @@ impl Store {
             .filter(|path| !is_owned(path))
             .for_each(|path| remove_tree(path));
     }
+}
+
+/// How many results hold each blob, and the bytes of all.
+struct Holders {
+    blobs: BTreeMap<Digest, (u64, usize)>,
+    bytes: u64,
+}
+
+impl Holders {
+    fn new<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> Self {
+        let mut blobs: BTreeMap<Digest, (u64, usize)> = BTreeMap::new();
+        for receipt in receipts {
+            for blob in receipt.outputs.values().flat_map(Content::blobs) {
+                blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
+            }
+        }
+        Self {
+            bytes: blobs.values().map(|(size, _)| size).sum(),
+            blobs,
+        }
+    }
+
+    fn release(&mut self, receipt: &Receipt) {
+        for blob in receipt.outputs.values().flat_map(Content::blobs) {
+            if let Some((size, holders)) = self.blobs.get_mut(&blob.digest) {
+                *holders -= 1;
+                self.bytes -= if *holders == 0 { *size } else { 0 };
+            }
+        }
+    }
+}
+
+/// Milliseconds of work in a byte: what is large and quick to make goes first.
+fn worth(receipt: &Receipt) -> f64 {
+    let bytes: u64 = receipt.outputs.values().map(Content::size).sum();
+    receipt.elapsed_ms as f64 / (bytes.max(1)) as f64
 }
 
 trait DoingLock {
@@ -309,7 +401,7 @@ mod tests {
         fs::create_dir_all(&unfinished).unwrap();
         fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
         let reached = BTreeSet::from([reached.key]);
-        let kept = store.garbage(&reached);
+        let kept = store.garbage(&reached, &Budget::default());
         let bytes: BTreeMap<&str, u64> = kept
             .garbage
             .iter()
@@ -324,10 +416,14 @@ mod tests {
 
         let building = store.enter().unwrap();
         assert!(building.is_some());
-        assert_eq!(store.collect(&reached).unwrap(), None, "a build is running");
+        assert_eq!(
+            store.collect(&reached, &Budget::default()).unwrap(),
+            None,
+            "a build is running"
+        );
         drop(building);
         let removed = store
-            .collect(&reached)
+            .collect(&reached, &Budget::default())
             .unwrap()
             .map(|removed| removed.freed());
         assert_eq!(removed, Some(kept.freed()));
@@ -338,6 +434,33 @@ mod tests {
             "shared with a kept result"
         );
         assert!(unfinished.exists(), "an interrupted task will go on");
-        assert_eq!(store.garbage(&reached).freed(), 0);
+        assert_eq!(store.garbage(&reached, &Budget::default()).freed(), 0);
+    }
+
+    #[test]
+    fn a_budget_spares_what_is_young_or_dear_and_never_touches_what_is_reached() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.create().unwrap();
+        let reached = BTreeSet::from([result(&store, "reached", "0123456789").key]);
+        let mut dear = result(&store, "dear", "abcde");
+        dear.elapsed_ms = 1_000;
+        store.write_receipt(&dear).unwrap();
+        result(&store, "cheap", "fghij");
+        let going = |max_bytes, older_than| {
+            let budget = Budget {
+                max_bytes,
+                older_than,
+            };
+            let kept = store.garbage(&reached, &budget);
+            let tasks = kept.garbage.into_iter().map(|garbage| garbage.task);
+            (tasks.collect::<Vec<_>>(), kept.bytes)
+        };
+        assert_eq!(going(Some(20), None), (vec![], 20));
+        assert_eq!(going(Some(19), None), (vec!["cheap".to_owned()], 15));
+        let (both, bytes) = going(Some(0), None);
+        assert_eq!((both.len(), bytes), (2, 10), "what goals reach stays");
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(going(None, hour), (vec![], 20));
     }
 }

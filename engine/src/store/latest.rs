@@ -137,8 +137,9 @@ impl Store {
             Materialise::ReadOnly,
         )?;
         for (path, name, blob) in self.placed(task, export) {
+            let seen_ns = now_ns();
             if let Ok(metadata) = fs::symlink_metadata(&path) {
-                memo.note(name, Stamp::of(&metadata), blob, now_ns());
+                memo.note(name, Stamp::of(&metadata), blob, seen_ns);
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! One worker for each key, whatever process it is in.
 //!
-//! The lock of a key is an open file: it is handed down to the attempt's processes and lasts until the last of them
-//! has closed it. Parts are locked by byte ranges of one file (nothing of them is shared before they are done, so
+//! The lock of a key is an open file: it is handed down to the attempt's processes, so that it outlives a build that
+//! is killed until the last of them has closed it. Parts are locked by byte ranges of one file (nothing of them is shared before they are done, so
 //! these are not handed down). Nothing here waits: callers ask again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -22,6 +22,14 @@ pub struct Lock {
     path: PathBuf,
 }
 
+impl Drop for Lock {
+    /// Lets go for whoever the file was handed down to as well: a process that an attempt left behind keeps nobody
+    /// waiting. The record tells the next worker to end it.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -33,8 +41,8 @@ impl Store {
         self.root().join("locks").join(key.to_hex())
     }
 
-    /// Takes the lock of a key, or says that somebody has it (`None`). What a dead build left running on the key is
-    /// gone when this returns a lock.
+    /// Takes the lock of a key, or says that somebody has it (`None`). What an earlier attempt left running on the key
+    /// is gone when this returns a lock.
     pub fn try_lock(&self, key: &Digest) -> Result<Option<Lock>, Error> {
         let path = self.lock_path(key);
         let file = open(&path)?;
@@ -82,15 +90,15 @@ impl Store {
 }
 
 impl Lock {
-    /// Records who works, so that whoever comes after a crash can end it.
+    /// Records who works, before it starts, so that whoever comes after can end it.
     pub fn record(&self, attempt: &Attempt) -> Result<(), Error> {
         let bytes = serde_json::to_vec(attempt).unwrap_or_default();
         self.clear()?;
         (&self.file).write_all(&bytes).doing("write", &self.path)
     }
 
-    /// Forgets the attempt, once its last process is gone.
-    pub fn clear(&self) -> Result<(), Error> {
+    /// Forgets the attempt, whose last process is gone.
+    fn clear(&self) -> Result<(), Error> {
         self.file
             .set_len(0)
             .and_then(|()| (&self.file).rewind())
@@ -167,7 +175,6 @@ impl PartLocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::Process;
 
     fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
@@ -190,11 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_was_left_behind_keeps_nobody_waiting() {
+        let (_directory, store) = store();
+        let key = Digest::of(b"key");
+        let lock = store.try_lock(&key).unwrap().unwrap();
+        let handed_down = lock.as_fd().try_clone_to_owned().unwrap();
+        drop(lock);
+        assert!(store.try_lock(&key).unwrap().is_some());
+        drop(handed_down);
+    }
+
+    #[test]
     fn a_record_is_read_by_anybody_and_cleared_by_the_next() {
         let (_directory, store) = store();
         let key = Digest::of(b"key");
         let lock = store.try_lock(&key).unwrap().unwrap();
-        let attempt = Attempt::new(Process::own(), "nobody has this mark");
+        let attempt = Attempt::new("nobody has this mark");
         lock.record(&attempt).unwrap();
         assert_eq!(store.worker(&key), Some(attempt));
         drop(lock);

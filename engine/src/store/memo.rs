@@ -55,7 +55,7 @@ impl Stamp {
     }
 
     /// Whether a change after `seen_ns` could leave this very stamp.
-    pub(super) fn is_racy(&self, seen_ns: i64) -> bool {
+    pub(crate) fn is_racy(&self, seen_ns: i64) -> bool {
         let granule = if self.mtime_ns % 1_000_000_000 == 0 {
             WHOLE_SECONDS_NS
         } else {

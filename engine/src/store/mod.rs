@@ -13,6 +13,7 @@
 
 mod blobs;
 mod durable;
+mod fsck;
 mod gc;
 mod history;
 mod latest;
@@ -28,8 +29,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
-pub use durable::Durability;
-pub use gc::{Garbage, Kept, Litter};
+pub use durable::{Disk, Durability, Step, Witness};
+pub use fsck::{Examined, Finding, Remedy};
+pub use gc::{Budget, Garbage, Kept, Litter};
 pub use history::History;
 pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};
@@ -47,20 +49,26 @@ use crate::runner::Process;
 #[derive(Debug, Clone)]
 pub struct Store {
     root: Arc<Path>,
-    durability: Durability,
+    disk: Disk,
 }
 
 impl Store {
     pub fn new(root: impl AsRef<Path>) -> Self {
         Self {
             root: Arc::from(root.as_ref()),
-            durability: Durability::default(),
+            disk: Disk::default(),
         }
     }
 
     /// The same store with another promise about power loss.
     pub fn with_durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
+        self.disk.durability = durability;
+        self
+    }
+
+    /// The same store on a disk that somebody watches.
+    pub fn with_witness(mut self, witness: Witness) -> Self {
+        self.disk.witness = Some(witness);
         self
     }
 
@@ -73,8 +81,7 @@ impl Store {
         for name in [
             "blobs", "receipts", "memo", "locks", "partial", "tmp", "logs", "latest",
         ] {
-            let path = self.root.join(name);
-            std::fs::create_dir_all(&path).doing("create", &path)?;
+            self.disk.create_directory(&self.root.join(name))?;
         }
         Ok(())
     }
@@ -125,7 +132,9 @@ impl Store {
         if !memo.is_new() {
             return Ok(());
         }
-        memo.save(&self.root.join("memo").join(name))
+        let directory = self.root.join("memo");
+        std::fs::create_dir_all(&directory).doing("create", &directory)?;
+        memo.save(&directory.join(name))
     }
 }
 

@@ -6,14 +6,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use super::durable::ensure_directory;
-use super::memo::Memo;
+use super::memo::{Memo, Stamp};
 use super::{Store, fanned};
-use crate::artifact::Blob;
+use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::key::Manifest;
@@ -58,10 +57,9 @@ impl Store {
         let digest = Digest::of(text.as_bytes());
         let bytes = format!("{OPEN}{digest}{MIDDLE}{text}{CLOSE}");
         if let Some(parent) = path.parent() {
-            ensure_directory(self.durability, parent)?;
+            self.disk.create_directory(parent)?;
         }
-        self.durability
-            .write(&self.temporary(), &path, bytes.as_bytes())
+        self.disk.write(&self.temporary(), &path, bytes.as_bytes())
     }
 
     /// Every receipt that parses, in the order of keys.
@@ -75,6 +73,38 @@ impl Store {
             .iter()
             .filter_map(|path| parse(&fs::read(path).ok()?).ok())
             .collect()
+    }
+
+    /// Receipt files that cannot be used, and why.
+    pub(super) fn unsound_receipts(&self) -> Vec<(PathBuf, String)> {
+        let cause = |path: &PathBuf| match fs::read(path) {
+            Err(error) => Some(error.to_string()),
+            Ok(bytes) => match parse(&bytes) {
+                Err(cause) => Some(cause),
+                Ok(receipt) if self.receipt_path(&receipt.key) != *path => {
+                    Some("it is the receipt of another key".to_owned())
+                }
+                Ok(_) => None,
+            },
+        };
+        let fans = list(&self.root().join("receipts"));
+        let mut files: Vec<PathBuf> = fans.iter().flat_map(|fan| list(fan)).collect();
+        files.sort_unstable();
+        files
+            .into_iter()
+            .filter_map(|path| Some((cause(&path)?, path)))
+            .map(|(cause, path)| (path, cause))
+            .collect()
+    }
+
+    /// Results whose key, or the digest of one of whose outputs, begins like this; of parts as well.
+    pub fn named_by(&self, prefix: &str) -> Vec<Receipt> {
+        let is_meant = |receipt: &Receipt| {
+            let outputs = receipt.outputs.values().map(Content::digest);
+            let mut digests = outputs.chain([receipt.key]);
+            digests.any(|digest| digest.to_hex().starts_with(prefix))
+        };
+        self.receipts().into_iter().filter(is_meant).collect()
     }
 
     /// When a receipt was written.
@@ -122,6 +152,7 @@ pub struct Found<'a> {
     store: &'a Store,
     blobs: &'a Memo,
     warnings: Mutex<BTreeSet<String>>,
+    read: Mutex<Vec<(Digest, Stamp, i64)>>,
 }
 
 impl<'a> Found<'a> {
@@ -131,30 +162,34 @@ impl<'a> Found<'a> {
             store,
             blobs,
             warnings: Mutex::default(),
+            read: Mutex::default(),
         }
     }
 
     /// What was found to be damaged, each once.
     pub fn take_warnings(&self) -> Vec<String> {
-        let mut warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        std::mem::take(&mut *warnings).into_iter().collect()
+        std::mem::take(&mut *locked(&self.warnings))
+            .into_iter()
+            .collect()
+    }
+
+    /// The blobs whose bytes had to be read, and were sound: how and when they looked so.
+    pub fn into_read(self) -> Vec<(Digest, Stamp, i64)> {
+        self.read
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unusable(&self, detail: String) -> Lookup {
-        let mut warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        warnings.insert(detail.clone());
+        locked(&self.warnings).insert(detail.clone());
         Lookup::Unusable(detail)
     }
 
     fn trouble(&self, blobs: &[Blob]) -> Option<String> {
         blobs.iter().find_map(|blob| {
-            let trouble = self.store.check(blob, self.blobs).trouble()?;
+            let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
+            let state = self.store.check_noting(blob, self.blobs, read);
+            let trouble = state.trouble()?;
             let path = self.store.blob_path(&blob.digest);
             Some(format!("`{}` is {trouble}", path.display()))
         })
@@ -183,6 +218,10 @@ impl Receipts for Found<'_> {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The manifest inside a receipt.
 pub(super) fn manifest(value: &Value) -> Option<Manifest> {
     serde_json::from_value(value.clone()).ok()
@@ -191,7 +230,6 @@ pub(super) fn manifest(value: &Value) -> Option<Manifest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::Content;
     use std::collections::BTreeMap;
 
     fn world() -> (tempfile::TempDir, Store, Receipt) {

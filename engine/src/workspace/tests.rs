@@ -95,6 +95,34 @@ fn every_wrong_source_has_a_cause() {
 }
 
 #[test]
+fn a_change_within_one_tick_of_the_clock_is_noticed() {
+    let folder = folder(&["x"]);
+    let path = folder.path().join("x");
+    let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+    let digest = Digest::of(b"y");
+    // Another content was read just when the file had got its present look, or long after.
+    let scan = |seen_ns| {
+        let look = Look {
+            stamp,
+            seen_ns,
+            digest,
+        };
+        Scan {
+            looks: HashMap::from([(path.clone(), look)]),
+            ..Scan::default()
+        }
+    };
+    let workspace = Workspace::at(folder.path());
+    let moved = |seen_ns| workspace.moved(&scan(seen_ns), [path.as_path()]).len();
+    assert_eq!(moved(stamp.ctime_ns), 1, "its bytes are read");
+    assert_eq!(
+        moved(stamp.ctime_ns + 10_000_000_000),
+        0,
+        "its look suffices"
+    );
+}
+
+#[test]
 fn finds_the_folder_from_below() {
     let folder = folder(&["Kananafile", "a/b/x"]);
     let found = Workspace::discover(&folder.path().join("a/b")).unwrap();

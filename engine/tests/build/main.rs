@@ -1,5 +1,6 @@
 //! Builds with real processes: small commands, kills, damage, and several builds at once.
 
+mod again;
 mod behaviour;
 mod built_in;
 mod crash;

@@ -1,12 +1,14 @@
 //! `anonymize`: replaces personal data by placeholders and counts them.
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{self, Outcome};
 use super::pii;
+use crate::facts;
 
 pub struct Anonymize;
 
@@ -27,6 +29,14 @@ impl TaskKind for Anonymize {
             .output("documents", "documents", "the same with placeholders")
             .output("ledger", "ledger", "what was replaced, by sort")
             .mapped(&["documents", "ledger"])
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let kept = facts::carried(known.one("documents"), &["documents"]);
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [("documents", kept), ("ledger", Facts::default())],
+        ))
     }
 
     fn run(_params: Params, context: &mut Context) -> Result<(), Failure> {

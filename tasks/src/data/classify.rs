@@ -3,7 +3,7 @@
 //! A percentile is taken over a declared, frozen sample and never over the documents themselves, so that a part does
 //! not depend on the others.
 
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::fasttext::Classifier;
 use super::parts::{self, Outcome, map_in_order, pool};
 use super::quality_report::threshold_of_top;
+use crate::facts;
 use crate::formats::documents;
 
 pub struct Classify;
@@ -66,12 +67,14 @@ impl TaskKind for Classify {
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let has_sample = !known.many("sample").is_empty();
-        let complaints = complaints(params, has_sample);
-        if complaints.is_empty() {
-            Ok(Prediction::default())
-        } else {
-            Err(complaints)
-        }
+        facts::answer(complaints(params, has_sample), || {
+            // The score goes into `meta`, the text stays.
+            let kept = facts::some_of(known.one("documents"), &["documents", "bytes"]);
+            facts::prediction(
+                facts::without_a_model(),
+                [("documents", kept), ("ledger", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

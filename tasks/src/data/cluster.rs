@@ -7,13 +7,15 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::minhash::BUCKETS;
 use super::signatures::{self, Entry};
+use crate::facts;
 
 pub struct Cluster;
 
@@ -233,6 +235,16 @@ impl TaskKind for Cluster {
                 "report",
                 "documents, clusters, exact and near-duplicates",
             )
+    }
+
+    fn predict(_params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [
+                ("drop-list", Facts::default()),
+                ("report", Facts::default()),
+            ],
+        ))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

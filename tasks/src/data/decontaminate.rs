@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure, Part};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use super::ledger::Ledger;
 use super::parts::{self, for_each, input, map_in_order, output, pool};
 use super::text::{hash, simplify, words};
+use crate::facts;
 use crate::formats::documents::{Records, Writer, looks_like_json, read_text};
 
 /// Evaluation texts with fewer words are too common to look for.
@@ -118,6 +120,14 @@ fn ports(format: &'static str, name: &'static str) -> Ports {
         .mapped(&[name, "ledger"])
 }
 
+fn predict(known: &Known<'_>, port: &str) -> Prediction {
+    let kept = facts::some_of(known.one(port), &["documents", "bytes"]);
+    facts::prediction(
+        facts::without_a_model(),
+        [(port, kept), ("ledger", Facts::default())],
+    )
+}
+
 fn run(params: &Params, context: &mut Context, port: &str) -> Result<(), Failure> {
     let mut texts = Vec::new();
     for path in parts::shards(context, "evaluation") {
@@ -174,6 +184,10 @@ impl TaskKind for Decontaminate {
         ports("documents", "documents")
     }
 
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        Ok(predict(known, "documents"))
+    }
+
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
         run(&params, context, "documents")
     }
@@ -191,6 +205,10 @@ impl TaskKind for DecontaminateChat {
 
     fn ports() -> Ports {
         ports("chat", "chat")
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        Ok(predict(known, "chat"))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

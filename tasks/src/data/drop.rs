@@ -1,6 +1,7 @@
 //! `drop`: removes the documents that a drop list names, part by part.
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure, Part};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::DropList;
 use super::ledger::Ledger;
 use super::parts::{for_each, input, output};
+use crate::facts;
 use crate::formats::documents::{self, Writer};
 
 pub struct Drop;
@@ -40,6 +42,14 @@ impl TaskKind for Drop {
             .output("documents", "documents", "what stays")
             .output("ledger", "ledger", "exact and near-duplicates")
             .mapped(&["documents", "drop-list", "ledger"])
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let kept = facts::some_of(known.one("documents"), &["documents", "bytes"]);
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [("documents", kept), ("ledger", Facts::default())],
+        ))
     }
 
     fn run(_params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `extract`: raw pages and texts become documents.
 
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure, Part};
 use schemars::JsonSchema;
@@ -12,6 +12,7 @@ use unicode_normalization::UnicodeNormalization;
 use super::html::{self, Selectors};
 use super::ledger::Ledger;
 use super::parts::{for_each, input, map_in_order, output, pool};
+use crate::facts;
 use crate::formats::documents::{
     Document, Records, Writer, content_id, looks_like_json, read_text,
 };
@@ -163,8 +164,13 @@ impl TaskKind for Extract {
             .mapped(&["raw", "documents", "ledger"])
     }
 
-    fn predict(params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        params.selectors().map(|_| Prediction::default())
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        params.selectors()?;
+        let kept = facts::some_of(known.one("raw"), &["documents"]);
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [("documents", kept), ("ledger", Facts::default())],
+        ))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

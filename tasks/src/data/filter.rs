@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::parts::{self, Outcome};
 use super::rules::Verdict;
 use super::rules::chain::Chain;
+use crate::facts;
 
 pub struct Filter;
 
@@ -103,7 +104,7 @@ impl TaskKind for Filter {
             .mapped(&["documents", "ledger"])
     }
 
-    fn predict(params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let complain = |rule: String| {
             Complaint::new(
                 "params.thresholds",
@@ -111,10 +112,14 @@ impl TaskKind for Filter {
                 "rules are called as in the ledger: `gopher_short_doc`, `line_punct_ratio`, `korean_short_doc`, …",
             )
         };
-        match params.chain() {
-            Ok(_) => Ok(Prediction::default().output("documents", Facts::default())),
-            Err(unknown) => Err(unknown.into_iter().map(complain).collect()),
-        }
+        let unknown = params.chain().err().unwrap_or_default();
+        facts::answer(unknown.into_iter().map(complain).collect(), || {
+            let kept = facts::some_of(known.one("documents"), &["documents", "bytes"]);
+            facts::prediction(
+                facts::without_a_model(),
+                [("documents", kept), ("ledger", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

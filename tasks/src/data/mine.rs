@@ -4,7 +4,8 @@
 
 use std::collections::HashSet;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Fact, Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::fasttext::Classifier;
 use super::parts::{self, map_in_order, pool};
 use super::text::simplify;
 use super::train_classifier::read_rated;
+use crate::facts;
 use crate::formats::documents::{self, Document, Writer};
 
 pub struct Mine;
@@ -62,6 +64,25 @@ impl TaskKind for Mine {
                 "documents",
                 "the best, in the order of their scores",
             )
+    }
+
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let mut complaints = Vec::new();
+        if !(0.0..=1.0).contains(&params.top) {
+            complaints.push(Complaint::new(
+                "params.top",
+                format!("`top` is {}, expected a share between 0 and 1", params.top),
+                "0.1 takes the best tenth",
+            ));
+        }
+        facts::answer(complaints, || {
+            let mut taken = Facts::default();
+            if let Some(pool) = facts::sum_at_most(known, "pool", "documents") {
+                let max = (params.top * pool as f64).round() as u64;
+                taken.set_fact("documents", Fact::Bounded { min: 0, max });
+            }
+            facts::prediction(facts::without_a_model(), [("documents", taken)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

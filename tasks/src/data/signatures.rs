@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::Prediction;
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::minhash::{BUCKETS, HASHES_PER_BUCKET, Signature, signature};
 use super::parts::{for_each, input, map_in_order, output, pool};
 use super::text::length;
+use crate::facts;
 use crate::formats::documents::{self, Document};
 
 pub struct Signatures;
@@ -145,6 +147,14 @@ impl TaskKind for Signatures {
             )
             .output("signatures", "signatures", "one entry per document")
             .mapped(&["documents", "signatures"])
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let signed = facts::carried(known.one("documents"), &["documents"]);
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [("signatures", signed)],
+        ))
     }
 
     fn run(_params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -1,12 +1,13 @@
 //! `tokenize`: documents to token ids, part by part, in datatrove's layout.
 
-use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::facts::{Fact, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{for_each, input, map_in_order, output, pool};
+use crate::facts;
 use crate::formats::documents;
 use crate::formats::tokenizer::Tokenizer;
 use crate::formats::tokens::{ShardWriter, Width};
@@ -40,16 +41,20 @@ impl TaskKind for Tokenize {
             .mapped(&["documents", "tokens"])
     }
 
-    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut facts = Facts::default();
-        if let Some(tokenizer) = known.one("tokenizer") {
-            for name in ["vocab_size", "vocab"] {
-                if let Some(fact) = tokenizer.get(name) {
-                    facts.set_fact(name, fact.clone());
-                }
-            }
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let mut encoded = facts::carried(known.one("tokenizer"), &["vocab_size", "vocab"]);
+        // A token stands for at least one byte; each document has an end, and a beginning if asked for.
+        let most = known.one("documents").and_then(|of| {
+            let ends = 1 + u64::from(params.bos);
+            Some(facts::at_most(of, "bytes")? + ends * facts::at_most(of, "documents")?)
+        });
+        if let Some(max) = most {
+            encoded.set_fact("tokens", Fact::Bounded { min: 0, max });
         }
-        Ok(Prediction::default().output("tokens", facts))
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [("tokens", encoded)],
+        ))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::fasttext::{Classifier, Example, Settings};
 use super::parts;
 use super::quality_report::{Judged, Round, judge};
 use super::text::length;
+use crate::facts;
 use crate::formats::documents::{self, Records};
 
 pub struct TrainClassifier;
@@ -101,6 +103,16 @@ impl TaskKind for TrainClassifier {
                 "report",
                 "precision, recall, F1 overall and by source; a length-only baseline; thresholds",
             )
+    }
+
+    fn predict(_params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        Ok(facts::prediction(
+            facts::without_a_model(),
+            [
+                ("classifier", Facts::default()),
+                ("report", Facts::default()),
+            ],
+        ))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

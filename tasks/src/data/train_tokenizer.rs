@@ -14,6 +14,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::parts;
+use crate::facts;
 use crate::formats::documents;
 use crate::formats::tokenizer;
 
@@ -89,14 +90,12 @@ impl TaskKind for TrainTokenizer {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let complaints = complaints(params);
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let mut facts = Facts::default();
-        facts.set("vocab_size", params.vocab_size);
-        facts.set_fact("vocab", Fact::Symbol(format!("{}.tokenizer", known.task)));
-        Ok(Prediction::default().output("tokenizer", facts))
+        facts::answer(complaints(params), || {
+            let mut trained = Facts::default();
+            trained.set("vocab_size", params.vocab_size);
+            trained.set_fact("vocab", Fact::Symbol(format!("{}.tokenizer", known.task)));
+            facts::prediction(facts::without_a_model(), [("tokenizer", trained)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

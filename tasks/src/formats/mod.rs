@@ -1,6 +1,7 @@
 //! What travels between kinds, and to other tools.
 
 pub mod chat;
+pub mod compare;
 pub mod documents;
 pub mod template;
 pub mod tokenizer;

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use super::json::write_report;
 use super::scored::{self, ByPrompt, same_prompts};
 use super::statistics::{bootstrap_interval, mean};
+use crate::facts;
 use crate::train::records::Score;
 
 /// The `best-of-n` kind.
@@ -66,6 +68,13 @@ impl TaskKind for BestOfN {
                 "report",
                 "curve over n, and the quality at the largest n",
             )
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let complaint = facts::count_complaint(known, "scores", "gold", "responses");
+        facts::answer(complaint.into_iter().collect(), || {
+            facts::prediction(facts::without_a_model(), [("report", Facts::default())])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

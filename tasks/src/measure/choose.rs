@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::json::{read_value, write_report};
+use crate::facts;
 
 /// The `choose` kind.
 pub struct Choose;
@@ -196,11 +197,9 @@ impl TaskKind for Choose {
                 "give every candidate a value, or none",
             )
         }));
-        if complaints.is_empty() {
-            Ok(Prediction::default())
-        } else {
-            Err(complaints)
-        }
+        facts::answer(complaints, || {
+            facts::prediction(facts::without_a_model(), [("choice", Facts::default())])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

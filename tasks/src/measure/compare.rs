@@ -3,7 +3,8 @@
 //! The win-rate is P(score of a > score of b) with ties counted half, over all pairs of responses to a prompt; its
 //! interval is a bootstrap over prompts.
 
-use kbuild_engine::kind::{Arity, Ports, TaskKind};
+use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::json::write_report;
 use super::scored::{self, ByPrompt, same_prompts};
 use super::statistics::{bootstrap_interval, mean};
+use crate::facts;
 use crate::train::records::Score;
 
 /// The `compare` kind.
@@ -62,6 +64,13 @@ impl TaskKind for Compare {
                 "report",
                 "win-rate of a over b, score means and lengths",
             )
+    }
+
+    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let complaint = facts::count_complaint(known, "a", "b", "prompts");
+        facts::answer(complaint.into_iter().collect(), || {
+            facts::prediction(facts::without_a_model(), [("report", Facts::default())])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -16,10 +16,10 @@ use serde_json::json;
 use super::json::write_report;
 use super::likelihood::Reader;
 use super::multiple_choice::bits_per_byte;
+use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
 use crate::formats::tokens::TokenShards;
 use crate::model::{Batch, Model};
-use crate::surgery::facts::same_vocabulary;
 
 /// The `evaluate` kind.
 pub struct Evaluate;
@@ -114,25 +114,18 @@ impl TaskKind for Evaluate {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut complaints = same_vocabulary(known, "model", "tokens");
-        let context = known
-            .one("model")
-            .and_then(|model| model.u64("max_position_embeddings"));
+        let model = known.one("model");
+        let mut complaints = facts::vocab_complaints(known, &["model", "tokens"]);
+        let context = model.and_then(|model| model.u64("max_position_embeddings"));
         complaints.extend(window_complaint(params.seq_len, context));
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let mut prediction = Prediction::default();
-        prediction.cost.tokens = known
-            .many("tokens")
-            .iter()
-            .map(|(_, facts)| read_of(facts, params))
-            .sum();
-        let parameters = known.one("model").and_then(|model| model.u64("parameters"));
-        prediction.cost.extra_flops = parameters
-            .zip(prediction.cost.tokens)
-            .map(|(n, tokens)| 2.0 * n as f64 * tokens as f64);
-        Ok(prediction)
+        facts::answer(complaints, || {
+            let tokens = known.many("tokens").iter();
+            let tokens = tokens.map(|(_, facts)| read_of(facts, params)).sum();
+            facts::prediction(
+                facts::forward(model, tokens),
+                [("report", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choose::Choice;
+use crate::facts;
 
 /// The `pick` kind: reward models.
 pub struct Pick;
@@ -80,7 +81,8 @@ fn predict(known: &Known<'_>) -> Prediction {
     for (_, facts) in known.many("models") {
         common.0.retain(|name, fact| facts.get(name) == Some(fact));
     }
-    Prediction::default().output("model", Facts(common.0))
+    let cost = facts::surgery(&Facts::default(), &common);
+    facts::prediction(cost, [("model", common)])
 }
 
 fn run(context: &mut Context) -> Result<(), Failure> {

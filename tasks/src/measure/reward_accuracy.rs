@@ -4,7 +4,7 @@
 //! of always taking the longer answer: a reward that is not better than that has learned length.
 
 use kbuild_engine::artifact::Shape;
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Artifact, Context, Failure};
 use schemars::JsonSchema;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::json::write_report;
 use super::statistics::{mean, standard_error};
+use crate::facts;
 use crate::formats::chat::Preference;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::{Batch, Core, Device, Head, Model};
-use crate::surgery::facts::same_vocabulary;
 use crate::train::dialogue::{Boundary, tokenize_preference};
 use crate::train::records::{self, TokenPair};
 
@@ -78,12 +78,14 @@ impl TaskKind for EvaluateRewardModel {
     }
 
     fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let complaints = same_vocabulary(known, "model", "preferences");
-        if complaints.is_empty() {
-            Ok(Prediction::default())
-        } else {
-            Err(complaints)
-        }
+        let complaints = facts::vocab_complaints(known, &["model", "preferences"]);
+        facts::answer(complaints, || {
+            let tokens = facts::sum(known, "preferences", "tokens");
+            facts::prediction(
+                facts::forward(known.one("model"), tokens),
+                [("report", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -5,6 +5,17 @@
 
 use super::config::{Config, Head};
 
+/// The size that a model of so many parameters goes by: a tenth of a billion, below a billion a million (8.03
+/// billion parameters are an 8.0B, 634.7 million a 635M); a small one by all of them. Kanana counts its FLOPs with these (report p. 2, figure 1).
+pub fn nominal_size(parameters: u64) -> f64 {
+    let unit = match parameters {
+        1_000_000_000.. => 1e8,
+        100_000_000.. => 1e6,
+        _ => 1.0,
+    };
+    (parameters as f64 / unit).round() * unit
+}
+
 impl Config {
     /// All weights: embeddings, layers, norms, head.
     pub fn parameter_count(&self) -> u64 {
@@ -63,5 +74,23 @@ impl Config {
 
     fn attention_width(&self) -> u64 {
         (self.num_hidden_layers * self.query_width()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nominal_size;
+
+    #[test]
+    fn a_size_is_what_a_model_is_called() {
+        for (parameters, size) in [
+            (8_030_261_248, 8.0e9),
+            (9_775_300_608, 9.8e9),
+            (2_086_979_328, 2.1e9),
+            (634_700_000, 635e6),
+            (1_262_720, 1_262_720.0),
+        ] {
+            assert_eq!(nominal_size(parameters), size);
+        }
     }
 }

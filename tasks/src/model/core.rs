@@ -14,10 +14,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use rayon::ThreadPool;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
 use super::config::{Config, Head};
 use super::cpu::Cpu;
+use super::cuda::{Cuda, Element, Gpu, WIDEST_HEAD};
 use super::error::ModelError;
 use super::layout::Layout;
 use super::loss::{Distillation, Sums};
@@ -33,16 +36,29 @@ pub struct Device(Place);
 #[derive(Clone)]
 enum Place {
     Cpu(Cpu),
+    /// A card, and the processor for what is not done there.
+    Gpu(Cuda, Cpu),
+}
+
+/// Number format of the arithmetic: part of the result, never chosen by the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Numerics {
+    /// Everything in f32.
+    F32,
+    /// Activations and products in bf16, sums, losses, weights and moments in f32. On a GPU alone.
+    Bf16,
 }
 
 impl Device {
-    /// Opens the device of a request. `threads` decides nothing but speed.
+    /// Opens the device of a request, in f32. `threads` decides nothing but speed.
     pub fn open(name: &str, threads: usize) -> Result<Self, ModelError> {
         match name {
             "cpu" => Self::cpu(threads),
+            "gpu" => Self::gpu(threads),
             other => Err(ModelError::invalid(
-                format!("device `{other}` is not available in this build"),
-                "run with `device = \"cpu\"`",
+                format!("there is no device `{other}`"),
+                "`cpu` or `gpu`",
             )),
         }
     }
@@ -52,33 +68,77 @@ impl Device {
         Ok(Self(Place::Cpu(Cpu::open(threads)?)))
     }
 
-    /// The threads of this device, for work around it.
-    pub fn pool(&self) -> &ThreadPool {
-        let Place::Cpu(cpu) = &self.0;
-        cpu.pool()
+    /// The first card that is visible, in f32.
+    pub fn gpu(threads: usize) -> Result<Self, ModelError> {
+        let cuda = Cuda::new(Gpu::open()?, Element::F32);
+        Ok(Self(Place::Gpu(cuda, Cpu::open(threads)?)))
     }
 
-    fn engine(&self, model: Model) -> Box<dyn Engine> {
-        match &self.0 {
-            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &model.config, model.weights)),
-        }
-    }
-
-    fn timed_engine(&self, model: Model, times: Times) -> Box<dyn Engine> {
-        match &self.0 {
-            Place::Cpu(cpu) => {
-                let ops = cpu.clone();
-                let ops = Timed { ops, times };
-                Box::new(Stack::new(ops, &model.config, model.weights))
+    /// The same device with another number format.
+    ///
+    /// # Errors
+    /// The processor computes in f32 alone.
+    pub fn in_numerics(self, numerics: Numerics) -> Result<Self, ModelError> {
+        match (self.0, numerics) {
+            (Place::Cpu(cpu), Numerics::F32) => Ok(Self(Place::Cpu(cpu))),
+            (Place::Cpu(_), Numerics::Bf16) => Err(ModelError::invalid(
+                "`numerics = \"bf16\"` needs a GPU",
+                "`kbuild doctor` says what is missing; `numerics = \"f32\"` runs on the processor",
+            )),
+            (Place::Gpu(cuda, cpu), Numerics::F32) => {
+                Ok(Self(Place::Gpu(cuda.with(Element::F32), cpu)))
+            }
+            (Place::Gpu(cuda, cpu), Numerics::Bf16) => {
+                Ok(Self(Place::Gpu(cuda.with(Element::Bf16), cpu)))
             }
         }
     }
 
-    /// Floating-point operations a second of the best loop that the device knows, by measurement.
-    pub fn peak_flops(&self) -> f64 {
+    /// The threads of this device, for work around it.
+    pub fn pool(&self) -> &ThreadPool {
+        let (Place::Cpu(cpu) | Place::Gpu(_, cpu)) = &self.0;
+        cpu.pool()
+    }
+
+    fn timed_engine(&self, model: Model, times: Times) -> Box<dyn Engine> {
+        let Model {
+            config, weights, ..
+        } = model;
         match &self.0 {
-            Place::Cpu(cpu) => cpu.peak_flops(),
+            Place::Cpu(cpu) => {
+                let ops = cpu.clone();
+                Box::new(Stack::new(Timed { ops, times }, &config, weights))
+            }
+            Place::Gpu(cuda, _) => {
+                let ops = cuda.clone();
+                Box::new(Stack::new(Timed { ops, times }, &config, weights))
+            }
         }
+    }
+
+    /// Floating-point operations a second of the best loop that the processor knows, by measurement; none for a card.
+    pub fn peak_flops(&self) -> Option<f64> {
+        match &self.0 {
+            Place::Cpu(cpu) => Some(cpu.peak_flops()),
+            Place::Gpu(..) => None,
+        }
+    }
+
+    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, ModelError> {
+        let Model {
+            config, weights, ..
+        } = model;
+        Ok(match &self.0 {
+            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &config, weights)),
+            Place::Gpu(cuda, _) => {
+                if config.head_dim > WIDEST_HEAD {
+                    let message = format!("heads of width {} on a GPU", config.head_dim);
+                    let help = format!("at most {WIDEST_HEAD}, or `device = \"cpu\"`");
+                    return Err(ModelError::invalid(message, help));
+                }
+                Box::new(Stack::new(cuda.clone(), &config, weights))
+            }
+        })
     }
 }
 
@@ -144,7 +204,7 @@ pub(super) trait Engine: Send + Sync {
     fn head(
         &mut self,
         rows: &[usize],
-        chunk: usize,
+        whole: bool,
         gradient: bool,
         loss: HeadFn,
     ) -> Result<(), ModelError>;
@@ -166,7 +226,7 @@ impl Core {
         model.config.validate()?;
         Ok(Self {
             config: model.config.clone(),
-            engine: device.engine(model),
+            engine: device.engine(model)?,
         })
     }
 
@@ -237,7 +297,7 @@ impl Core {
             self.config.head == Head::Language,
             "a reward model has no vocabulary head"
         );
-        self.engine.head(rows, HEAD_CHUNK, gradient, loss)
+        self.engine.head(rows, false, gradient, loss)
     }
 
     /// Shows the scores `[n]` of the given rows, all at once; with `gradient`, what `loss` leaves is their gradient.
@@ -251,12 +311,11 @@ impl Core {
             self.config.head == Head::Score,
             "a language model has no score head"
         );
-        self.engine
-            .head(rows, rows.len(), gradient, &mut |_, scores| {
-                let mut values = scores.read().into_owned();
-                loss(&mut values);
-                scores.write(&values);
-            })
+        self.engine.head(rows, true, gradient, &mut |_, scores| {
+            let mut values = scores.read().into_owned();
+            loss(&mut values);
+            scores.write(&values);
+        })
     }
 
     /// Sets all gradients to 0: the beginning of an optimiser step.
@@ -296,7 +355,3 @@ impl Core {
         self.engine.optimizer()
     }
 }
-
-/// Rows of logits that are alive at the same time. Enough for the gradient of the head matrix, which is read and
-/// written once per chunk, not to wait for memory.
-pub const HEAD_CHUNK: usize = 256;

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod config;
 pub mod core;
 mod cpu;
+pub mod cuda;
 pub mod decode;
 mod error;
 pub mod layout;
@@ -31,7 +32,7 @@ pub mod weights;
 
 pub use batch::Batch;
 pub use config::{Config, Head, Llama3Scaling};
-pub use core::{Core, Device, Kept, Logits, Observer, Site};
+pub use core::{Core, Device, Kept, Logits, Numerics, Observer, Site};
 pub use cpu::Cpu;
 pub use cpu::isa::Isa as InstructionSet;
 pub use decode::{Decoder, Finish, GenerateOptions, Generated, generate};

@@ -67,6 +67,12 @@ impl RopeTable {
         }
     }
 
+    /// `(cos, sin)` of the first positions, as far as they are there, each `[positions, head_dim / 2]`.
+    pub fn tables(&self, positions: usize) -> (&[f32], &[f32]) {
+        let range = ..(positions * self.frequencies.len()).min(self.cos.len());
+        (&self.cos[range], &self.sin[range])
+    }
+
     /// `(cos, sin)` of a position, each `[head_dim / 2]`.
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let half = self.frequencies.len();

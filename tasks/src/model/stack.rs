@@ -210,26 +210,26 @@ impl<O: Ops> Stack<O> {
         for layer in &mut self.layers {
             for (buffer, width) in [
                 (&mut layer.normed, d),
-                (&mut layer.normed_scale, 1),
                 (&mut layer.qkv, heads.width()),
                 (&mut layer.attended, heads.queries()),
-                (&mut layer.lse, heads.heads),
                 (&mut layer.middle, d),
                 (&mut layer.post, d),
-                (&mut layer.post_scale, 1),
                 (&mut layer.gate_up, 2 * f),
             ] {
-                reserve(ops, buffer, n * width);
+                reserve_rows(ops, buffer, n * width);
             }
+            reserve(ops, &mut layer.normed_scale, n);
+            reserve(ops, &mut layer.post_scale, n);
+            reserve(ops, &mut layer.lse, n * heads.heads);
         }
         for stream in &mut self.streams {
-            reserve(ops, stream, n * d);
+            reserve_rows(ops, stream, n * d);
         }
-        reserve(ops, &mut self.act, n * f);
-        reserve(ops, &mut self.hidden, n * d);
+        reserve_rows(ops, &mut self.act, n * f);
+        reserve_rows(ops, &mut self.hidden, n * d);
         reserve(ops, &mut self.hidden_scale, n);
         if keep {
-            reserve(ops, &mut self.d_hidden, n * d);
+            reserve_rows(ops, &mut self.d_hidden, n * d);
             ops.clear(O::view_mut(&mut self.d_hidden, 0..n * d));
         }
     }
@@ -297,8 +297,8 @@ impl<O: Ops> Stack<O> {
         let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let indices = ops.indices(&indices);
         let head = &mut self.head;
-        reserve(ops, &mut head.rows, n * d);
-        reserve(ops, &mut head.logits, n * outputs);
+        reserve_rows(ops, &mut head.rows, n * d);
+        reserve_rows(ops, &mut head.logits, n * outputs);
         let hidden = O::view(&self.hidden, 0..self.n * d);
         ops.gather(O::view_mut(&mut head.rows, 0..n * d), hidden, &indices);
         ops.linear(
@@ -316,7 +316,7 @@ impl<O: Ops> Stack<O> {
         if !gradient {
             return;
         }
-        reserve(ops, &mut head.d_rows, n * d);
+        reserve_rows(ops, &mut head.d_rows, n * d);
         ops.linear_dx(
             O::view_mut(&mut head.d_rows, 0..n * d),
             Into::Replace,
@@ -347,7 +347,7 @@ impl<O: Ops> Stack<O> {
             (&mut back.attended, heads.queries()),
             (&mut back.qkv, heads.width()),
         ] {
-            reserve(ops, buffer, n * width);
+            reserve_rows(ops, buffer, n * width);
         }
         let places = self.places.as_ref().expect("a batch was taken");
         ops.clear(O::view_mut(&mut back.stream, 0..n * d));
@@ -626,7 +626,7 @@ impl<O: Ops> Engine for Stack<O> {
     fn head(
         &mut self,
         rows: &[usize],
-        chunk: usize,
+        whole: bool,
         gradient: bool,
         loss: HeadFn,
     ) -> Result<(), ModelError> {
@@ -640,8 +640,13 @@ impl<O: Ops> Engine for Stack<O> {
             !gradient || O::len(&self.grads) == len,
             "gradients were never cleared"
         );
+        let chunk = if whole {
+            rows.len().max(1)
+        } else {
+            O::HEAD_ROWS
+        };
         entered(self, |stack| {
-            for (index, rows) in rows.chunks(chunk.max(1)).enumerate() {
+            for (index, rows) in rows.chunks(chunk).enumerate() {
                 let first = index * chunk;
                 let range = first..first + rows.len();
                 stack.head_chunk(rows, gradient, &mut |logits| loss(range.clone(), logits));
@@ -744,6 +749,13 @@ fn reserve<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
     }
 }
 
+/// The same for what travels between operations.
+fn reserve_rows<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
+    if O::len(buffer) < len {
+        *buffer = ops.activations(len);
+    }
+}
+
 fn matrix(range: &Range<usize>, inputs: usize) -> Matrix {
     Matrix {
         range: range.clone(),
@@ -800,7 +812,7 @@ impl<O: Ops> Logits for OnDevice<'_, O> {
     }
 
     fn keep(&self) -> Kept {
-        let mut kept = self.ops.zeros(self.len);
+        let mut kept = self.ops.activations(self.len);
         let from = O::view(self.logits, 0..self.len);
         self.ops.copy(O::view_mut(&mut kept, 0..self.len), from);
         Kept(Box::new(kept) as Box<dyn Any + Send>)

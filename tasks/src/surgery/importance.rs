@@ -2,16 +2,16 @@
 //!
 //! One measurement serves any number of `prune` tasks.
 
-use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::facts::same_vocabulary;
 use super::observe::{Aggregation, Aggregations, Tally};
 use super::scores::Scores;
+use crate::facts;
 use crate::formats::tokens::TokenShards;
 use crate::model::{Batch, Core, Device, Model, Site};
 
@@ -99,28 +99,18 @@ impl TaskKind for Importance {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let size = |name: &str| {
-            known
-                .one("model")
-                .and_then(|model| super::facts::size(model, name))
-        };
+        let model = known.one("model");
+        let size = |name: &str| facts::size(model?, name);
         let mut complaints = params.complaints(size("max_position_embeddings"));
-        complaints.extend(same_vocabulary(known, "model", "tokens"));
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let mut prediction = Prediction::default().output("importance", Facts::default());
-        let there: Option<u64> = known
-            .many("tokens")
-            .iter()
-            .map(|(_, facts)| facts.u64("tokens"))
-            .sum();
-        let most = (params.samples * params.seq_len) as u64;
-        prediction.cost.tokens = there.map(|there| there.min(most));
-        prediction.cost.extra_flops = size("parameters")
-            .zip(prediction.cost.tokens)
-            .map(|(n, tokens)| 2.0 * n as f64 * tokens as f64);
-        Ok(prediction)
+        complaints.extend(facts::vocab_complaints(known, &["model", "tokens"]));
+        facts::answer(complaints, || {
+            let most = (params.samples * params.seq_len) as u64;
+            let there = facts::sum(known, "tokens", "tokens").map(|there| there.min(most));
+            facts::prediction(
+                facts::forward(model, there),
+                [("importance", facts::carried(model, &facts::SHAPE))],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -148,7 +138,14 @@ impl TaskKind for Importance {
             "tokens": sequences.iter().map(Vec::len).sum::<usize>(),
             "params": params,
         });
-        scores.save(context.output("importance"), &measured)
+        scores.save(context.output("importance"), &measured)?;
+        let of = facts::of_config(&model.config);
+        facts::state(
+            context,
+            "importance",
+            &facts::carried(Some(&of), &facts::SHAPE),
+        );
+        Ok(())
     }
 }
 

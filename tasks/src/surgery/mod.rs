@@ -8,7 +8,6 @@
 
 mod baseline;
 pub mod cut;
-pub mod facts;
 pub mod importance;
 pub mod layer_map;
 pub mod observe;

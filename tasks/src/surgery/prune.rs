@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::cut::{Kept, KeptLayer, Tie, cut};
 use super::scores::Scores;
 use super::selection::{keep_aligned, keep_largest, sum};
-use super::{baseline, facts, tokenizer_files};
+use super::{baseline, tokenizer_files};
+use crate::facts;
 use crate::measure::write_report;
 use crate::model::{Config, Model};
 
@@ -209,9 +210,10 @@ impl TaskKind for Prune {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut small = known.one("model").cloned().unwrap_or_default();
-        let parent = Parent(|name: &str| facts::size(&small, name));
-        let mut complaints = parent.complaints(params);
+        let parent = known.one("model").cloned().unwrap_or_default();
+        let sizes = Parent(|name: &str| facts::size(&parent, name));
+        let mut complaints = sizes.complaints(params);
+        complaints.extend(facts::shape_complaint(known, "model", "importance"));
         if params.method == Method::Activation && known.many("importance").is_empty() {
             complaints.push(Complaint::new(
                 "inputs.importance",
@@ -219,15 +221,14 @@ impl TaskKind for Prune {
                 "bind the output of an `importance` task on the same model",
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let targets = parent.targets(params);
-        set_targets(&mut small, targets.as_ref(), params);
-        let disk_bytes = small.u64("parameters").map(|count| 4 * count);
-        let mut prediction = Prediction::default().output("model", small);
-        prediction.cost.disk_bytes = disk_bytes;
-        Ok(prediction)
+        facts::answer(complaints, || {
+            let mut small = parent.clone();
+            set_targets(&mut small, sizes.targets(params).as_ref(), params);
+            facts::prediction(
+                facts::surgery(&parent, &small),
+                [("model", small), ("report", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -239,7 +240,7 @@ impl TaskKind for Prune {
         let target = context.output("model").to_owned();
         small.save(&target)?;
         tokenizer_files::copy(&source, &target)?;
-        facts::state(context, "model", &small.config)?;
+        tokenizer_files::state(context, "model", &small.config)?;
         let report = report(&params, &parent.config, &small.config, &kept);
         write_report(context.output("report"), &report)
     }
@@ -262,10 +263,16 @@ fn set_targets(small: &mut Facts, targets: Option<&Targets>, params: &Params) {
         small.set("tie_word_embeddings", true);
     }
     if targets.is_none() {
-        small.0.remove("parameters");
-    } else {
-        facts::set_parameters(small);
+        let sizes = [
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "num_hidden_layers",
+        ];
+        small.0.retain(|name, _| !sizes.contains(&name.as_str()));
     }
+    facts::set_parameters(small);
 }
 
 fn targets(params: &Params, config: &Config) -> Result<Targets, Failure> {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::layer_map::LayerMap;
-use super::{facts, tokenizer_files};
+use super::tokenizer_files;
+use crate::facts;
 use crate::measure::write_report;
 use crate::model::{Config, Model, ModelError};
 
@@ -83,18 +84,24 @@ impl TaskKind for Upscale {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut deeper = known.one("model").cloned().unwrap_or_default();
-        let Some(n) = facts::size(&deeper, "num_hidden_layers") else {
-            deeper.0.remove("num_hidden_layers");
-            deeper.0.remove("parameters");
-            return Ok(Prediction::default().output("model", deeper));
-        };
-        let map = params
-            .map(n)
-            .map_err(|message| vec![Complaint::new("params", message, HELP)])?;
-        deeper.set("num_hidden_layers", map.len() as u64);
+        let parent = known.one("model").cloned().unwrap_or_default();
+        let mut deeper = parent.clone();
+        match facts::size(&parent, "num_hidden_layers") {
+            Some(n) => {
+                let wrong = |message| vec![Complaint::new("params", message, HELP)];
+                let map = params.map(n).map_err(wrong)?;
+                deeper.set("num_hidden_layers", map.len() as u64);
+            }
+            None => match params.layers {
+                Some(layers) => drop(deeper.set("num_hidden_layers", layers)),
+                None => drop(deeper.0.remove("num_hidden_layers")),
+            },
+        }
         facts::set_parameters(&mut deeper);
-        Ok(predicted(deeper))
+        Ok(facts::prediction(
+            facts::surgery(&parent, &deeper),
+            [("model", deeper), ("report", Facts::default())],
+        ))
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -107,7 +114,7 @@ impl TaskKind for Upscale {
         let target = context.output("model").to_owned();
         deeper.save(&target)?;
         tokenizer_files::copy(&source, &target)?;
-        facts::state(context, "model", &deeper.config)?;
+        tokenizer_files::state(context, "model", &deeper.config)?;
         let report = json!({
             "kind": Self::NAME,
             "layer_map": map.source,
@@ -119,13 +126,6 @@ impl TaskKind for Upscale {
         });
         write_report(context.output("report"), &report)
     }
-}
-
-fn predicted(model: Facts) -> Prediction {
-    let disk_bytes = model.u64("parameters").map(|count| 4 * count);
-    let mut prediction = Prediction::default().output("model", model);
-    prediction.cost.disk_bytes = disk_bytes;
-    prediction
 }
 
 /// The model whose layer `j` is layer `map.source[j]` of `parent`, bit for bit (but for the outputs of silent layers).

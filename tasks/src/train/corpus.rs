@@ -9,7 +9,7 @@ use std::path::Path;
 use kbuild_engine::runner::{Artifact, AtPath, Context, Failure};
 use serde_json::Value;
 
-use super::mixture::{Interleave, RowOf, apportion, check_epochs, check_weights};
+use super::mixture::{Interleave, RowOf, apportion, check_epochs, check_shares};
 use super::order::{Piece, Stream};
 use super::steps::micro_batches;
 use super::token_batch::TokenBatch;
@@ -154,7 +154,9 @@ fn shares(
     weights: &[f64],
     held: &[u64],
 ) -> Result<Vec<u64>, super::mixture::MixtureProblem> {
-    check_weights(weights, held.len())?;
+    if reading.mixture.is_some() {
+        check_shares(weights, held.len())?;
+    }
     let shares = apportion(reading.rows(), weights);
     check_epochs(
         &shares,

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::corpus::{Corpus, Reading, mixture};
 use super::model_files;
 use super::params::{ScheduleName, Training, training_params};
-use super::pretrain::{corpus_complaints, cost, note_epochs};
+use super::pretrain::{corpus_complaints, note_epochs, steps, tokens_read};
 use super::steps::{self, write_metrics};
 use super::token_objective::{Teacher, TokenLoss, TokenObjective};
+use crate::facts;
 use crate::model::Core;
 use crate::model::loss::Distillation;
 
@@ -135,28 +136,25 @@ impl TaskKind for Distill {
         let reading = params.reading(params.mixture.clone());
         let mut complaints = params.complaints();
         complaints.extend(corpus_complaints(&reading, known));
-        complaints.extend(model_files::vocab_complaints(
+        complaints.extend(facts::vocab_complaints(
             known,
             &["student", "teacher", "tokens"],
         ));
         for port in ["student", "teacher"] {
-            complaints.extend(model_files::length_complaint(
+            complaints.extend(facts::length_complaint(
                 known,
                 port,
                 "seq_len",
                 params.seq_len,
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let facts = known.one("student").cloned().unwrap_or_default();
-        let cost = cost(&facts, &reading, known.one("teacher"));
-        Ok(Prediction {
-            cost,
-            ..Prediction::default()
-        }
-        .output("model", facts))
+        facts::answer(complaints, || {
+            let student = known.one("student").cloned().unwrap_or_default();
+            let tokens = Some(tokens_read(&reading));
+            let cost = facts::training(&student, tokens, known.one("teacher"));
+            let outputs = [("model", student), ("metrics", steps(&reading))];
+            facts::prediction(cost, outputs)
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -178,7 +176,7 @@ impl TaskKind for Distill {
             params.reading(mixture(context, &params.mixture)?),
         )?;
         note_epochs(context, &source);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let loss = TokenLoss::Teacher(Box::new(Teacher {
             core: Core::new(taught, &device)?,
             options: Distillation {

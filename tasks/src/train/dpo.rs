@@ -3,7 +3,7 @@
 //! Log-probabilities come from the training forward pass, those of the reference from their own task. That
 //! `logps_chosen` falls while the margin grows is expected; judge by a reward that did not train the policy.
 
-use kbuild_engine::facts::{Cost, Prediction};
+use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 
@@ -14,6 +14,7 @@ use super::params::{Training, training_params};
 use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, preference_loss};
 use super::records::TokenPair;
 use super::steps::{self, Objective, StepReport, write_metrics};
+use crate::facts;
 use crate::model::Core;
 
 pub struct Dpo;
@@ -134,7 +135,7 @@ impl TaskKind for Dpo {
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut complaints = params.complaints();
-        complaints.extend(model_files::vocab_complaints(known, &["model", "pairs"]));
+        complaints.extend(facts::vocab_complaints(known, &["model", "pairs"]));
         if params.loss.uses_reference() && known.many("reference").is_empty() {
             complaints.push(Complaint::new(
                 "inputs.reference",
@@ -145,26 +146,17 @@ impl TaskKind for Dpo {
                 "bind it to a `log-probabilities` task over the same pairs",
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let facts = known.one("model").cloned().unwrap_or_default();
-        let tokens = known.one("pairs").and_then(|pairs| pairs.u64("tokens"));
-        let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
-        let parameters = facts.u64("parameters");
-        let cost = Cost {
-            flops: tokens
-                .zip(parameters)
-                .map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
-            tokens,
-            disk_bytes: parameters.map(|n| 4 * n),
-            ..Cost::default()
-        };
-        Ok(Prediction {
-            cost,
-            ..Prediction::default()
-        }
-        .output("model", facts))
+        complaints.extend(facts::count_complaint(known, "pairs", "reference", "pairs"));
+        complaints.extend(facts::pairs_complaint(known, "model", "pairs"));
+        facts::answer(complaints, || {
+            let model = known.one("model").cloned().unwrap_or_default();
+            let tokens = facts::sum(known, "pairs", "tokens");
+            let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
+            let pairs = facts::sum(known, "pairs", "pairs");
+            let steps = facts::steps(pairs, params.pairs_per_step, params.epochs);
+            let cost = facts::training(&model, tokens, None);
+            facts::prediction(cost, [("model", model), ("metrics", steps)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -194,7 +186,7 @@ impl TaskKind for Dpo {
             context.note("there are no pairs: the policy stays as it is");
         }
         let mut objective = Preferences::new(&params, pairs, reference);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;

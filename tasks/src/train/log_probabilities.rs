@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use kbuild_engine::facts::{Cost, Facts, Prediction};
+use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use safetensors::tensor::TensorView;
@@ -16,6 +16,7 @@ use super::model_files;
 use super::pair_batch::{self, PairBatch, groups};
 use super::params::Numerics;
 use super::steps;
+use crate::facts;
 use crate::model::Core;
 
 pub struct LogProbabilities;
@@ -106,7 +107,8 @@ impl TaskKind for LogProbabilities {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut complaints = model_files::vocab_complaints(known, &["model", "pairs"]);
+        let mut complaints = facts::vocab_complaints(known, &["model", "pairs"]);
+        complaints.extend(facts::pairs_complaint(known, "model", "pairs"));
         if params.micro_batch_tokens == 0 {
             complaints.push(Complaint::new(
                 "params.micro_batch_tokens",
@@ -114,24 +116,12 @@ impl TaskKind for LogProbabilities {
                 "8192 is the default",
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let tokens = known.one("pairs").and_then(|pairs| pairs.u64("tokens"));
-        let parameters = known.one("model").and_then(|model| model.u64("parameters"));
-        let extra = tokens
-            .zip(parameters)
-            .map(|(tokens, n)| 2.0 * tokens as f64 * n as f64);
-        let cost = Cost {
-            extra_flops: extra,
-            tokens,
-            ..Cost::default()
-        };
-        Ok(Prediction {
-            cost,
-            ..Prediction::default()
-        }
-        .output("log-probabilities", Facts::default()))
+        facts::answer(complaints, || {
+            let tokens = facts::sum(known, "pairs", "tokens");
+            let cost = facts::forward(known.one("model"), tokens);
+            let sums = facts::carried(known.one("pairs"), &["pairs"]);
+            facts::prediction(cost, [("log-probabilities", sums)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -140,7 +130,7 @@ impl TaskKind for LogProbabilities {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         model_files::check_vocab(context.one("pairs"), &tokenizer)?;
         let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
-        let mut core = Core::new(model, &steps::device(context)?)?;
+        let mut core = Core::new(model, &steps::device(context, params.numerics)?)?;
         let all: Vec<usize> = (0..pairs.len()).collect();
         let mut found = PairLogProbabilities::default();
         for group in groups(&pairs, &all, params.micro_batch_tokens) {

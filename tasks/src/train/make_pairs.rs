@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::facts::{Fact, Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pairs::{NoPair, Scored, Select, choose_pair, prompt_word};
 use super::records::{self, FinishReason, Response, SampledPrompt, Score, TokenPair};
+use crate::facts;
 
 pub struct MakePairs;
 
@@ -82,17 +83,23 @@ impl TaskKind for MakePairs {
                 "use 0 to keep every pair that is not a tie",
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let mut facts = Facts::default();
-        if let Some(vocab) = known
-            .one("samples")
-            .and_then(|samples| samples.get("vocab"))
-        {
-            facts.set_fact("vocab", vocab.clone());
-        }
-        Ok(Prediction::default().output("pairs", facts))
+        complaints.extend(facts::count_complaint(
+            known,
+            "samples",
+            "scores",
+            "responses",
+        ));
+        facts::answer(complaints, || {
+            let samples = known.one("samples");
+            let mut pairs = facts::carried(samples, &["vocab"]);
+            if let Some(max) = samples.and_then(|samples| facts::at_most(samples, "prompts")) {
+                pairs.set_fact("pairs", Fact::Bounded { min: 0, max });
+            }
+            facts::prediction(
+                facts::without_a_model(),
+                [("pairs", pairs), ("report", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

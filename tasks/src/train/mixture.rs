@@ -13,6 +13,8 @@ pub enum MixtureProblem {
     Weight { source_index: usize, weight: f64 },
     #[error("the weights of the mixture sum to nothing")]
     Nothing,
+    #[error("the shares of the mixture sum to {sum}, expected 1 or 100 percent")]
+    Sum { sum: f64 },
     #[error("source {source_index} has weight {weight} but no tokens")]
     Empty { source_index: usize, weight: f64 },
     #[error(
@@ -47,6 +49,23 @@ pub fn check_weights(weights: &[f64], sources: usize) -> Result<(), MixtureProbl
         return Err(MixtureProblem::Nothing);
     }
     Ok(())
+}
+
+/// How far the sum of shares may be from the whole: shares are written with three digits.
+const ROUNDING: f64 = 0.005;
+
+/// Checks shares of a whole over `sources` sources: weights that sum to 1, or to 100.
+pub fn check_shares(shares: &[f64], sources: usize) -> Result<(), MixtureProblem> {
+    check_weights(shares, sources)?;
+    let sum: f64 = shares.iter().sum();
+    let is_whole = |whole: f64| (sum / whole - 1.0).abs() <= ROUNDING;
+    match is_whole(1.0) || is_whole(100.0) {
+        true => Ok(()),
+        false => {
+            let sum = (sum * 1e6).round() / 1e6;
+            Err(MixtureProblem::Sum { sum })
+        }
+    }
 }
 
 /// Splits `rows` by `weights` (checked before) into whole rows; the sum is exactly `rows`.
@@ -188,6 +207,16 @@ mod tests {
         assert!(check_weights(&[f64::NAN], 1).is_err());
         assert_eq!(check_weights(&[0.0, 0.0], 2), Err(MixtureProblem::Nothing));
         assert_eq!(check_weights(&[3.0, 1.0], 2), Ok(()));
+    }
+
+    #[test]
+    fn shares_sum_to_a_whole() {
+        assert_eq!(check_shares(&[0.678, 0.096, 0.087, 0.128, 0.01], 5), Ok(()));
+        assert_eq!(check_shares(&[5.3, 20.5, 35.8, 34.3, 2.4, 1.8], 6), Ok(()));
+        assert_eq!(
+            check_shares(&[0.4, 0.4], 2),
+            Err(MixtureProblem::Sum { sum: 0.8 })
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use kbuild_engine::kind::Complaint;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::model::Numerics;
 use crate::model::schedule::Ramp;
 use crate::model::{AdamWOptions, Decay, Schedule};
 
@@ -28,13 +29,6 @@ pub enum ScheduleName {
     Trapezoid,
     /// DeepSeek: √0.1 from 80 % of the run, 0.1 from 90 %.
     MultiStep,
-}
-
-/// Number format of the arithmetic: part of the result, never chosen by the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Numerics {
-    F32,
 }
 
 /// The common params as one value.

@@ -3,17 +3,18 @@
 //! A stage is one task: broad training, a second stage with another mixture, an annealing run, continued training of an
 //! up-scaled model differ in params and inputs alone.
 
-use kbuild_engine::facts::{Cost, Facts, Prediction};
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 
 use super::corpus::{Corpus, Reading, mixture};
 use super::fresh::Shape;
-use super::mixture::{MixtureProblem, check_weights};
+use super::mixture::{MixtureProblem, check_shares, check_weights};
 use super::model_files;
 use super::params::{ScheduleName, Training, training_params};
 use super::steps::{self, write_metrics};
 use super::token_objective::{TokenLoss, TokenObjective};
+use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::{AdamW, Config, Model};
 
@@ -149,41 +150,41 @@ impl TaskKind for Pretrain {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        const VOCABULARIES: [&str; 3] = ["init", "tokenizer", "tokens"];
+        let reading = params.reading(params.mixture.clone());
         let mut complaints = params.training().complaints();
-        complaints.extend(corpus_complaints(
-            &params.reading(params.mixture.clone()),
-            known,
-        ));
-        complaints.extend(model_files::vocab_complaints(
-            known,
-            &["init", "tokenizer", "tokens"],
-        ));
-        complaints.extend(model_files::length_complaint(
+        complaints.extend(corpus_complaints(&reading, known));
+        complaints.extend(facts::vocab_complaints(known, &VOCABULARIES));
+        complaints.extend(facts::length_complaint(
             known,
             "init",
             "seq_len",
             params.seq_len,
         ));
-        let facts = match known.one("init") {
+        complaints.extend(state_complaints(known));
+        let model = match known.one("init") {
             Some(facts) => {
                 complaints.extend(params.shape().complaints_beside_init());
                 Some(facts.clone())
             }
             None => fresh_facts(params, known, &mut complaints),
         };
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let mut facts = facts.unwrap_or_default();
-        if let Some(vocab) = model_files::vocab_fact(known, &["init", "tokenizer", "tokens"]) {
-            facts.set_fact("vocab", vocab);
-        }
-        let cost = cost(&facts, &params.reading(None), None);
-        Ok(Prediction {
-            cost,
-            ..Prediction::default()
-        }
-        .output("model", facts))
+        facts::answer(complaints, || {
+            let mut model = model.unwrap_or_default();
+            if let Some(vocab) = facts::vocab(known, &VOCABULARIES) {
+                model.set_fact("vocab", vocab);
+            }
+            let tokens = Some(tokens_read(&reading));
+            let mut cost = facts::training(&model, tokens, None);
+            if params.save_state {
+                // The model, and both moments of it.
+                cost.disk_bytes = cost.disk_bytes.map(|bytes| 3 * bytes);
+            }
+            let state = state_facts(&model, params.save_state);
+            let metrics = steps(&reading);
+            let outputs = [("model", model), ("metrics", metrics), ("state", state)];
+            facts::prediction(cost, outputs)
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -205,7 +206,7 @@ impl TaskKind for Pretrain {
             z_loss: params.z_loss,
         };
         let mut objective = TokenObjective { source, loss };
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let trained = steps::train(
             context,
             &training,
@@ -216,6 +217,8 @@ impl TaskKind for Pretrain {
         )?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;
         write_metrics(context, &trained.metrics)?;
+        let model = facts::of_config(&trained.model.config);
+        facts::state(context, "state", &state_facts(&model, params.save_state));
         write_state(context, params.save_state, &trained.optimizer)
     }
 }
@@ -244,6 +247,31 @@ fn starting_model(params: &Params, context: &Context) -> Result<(Model, Tokenize
     Ok((Model::init(&config, params.seed)?, tokenizer))
 }
 
+/// Facts of the optimiser's state beside a model.
+fn state_facts(model: &Facts, saved: bool) -> Facts {
+    let mut state = match saved {
+        true => facts::carried(Some(model), &facts::SHAPE),
+        false => Facts::default(),
+    };
+    state.set("saved", saved);
+    state
+}
+
+/// A state that is known to be empty, or of another model.
+fn state_complaints(known: &Known<'_>) -> Vec<Complaint> {
+    let saved = known.one("state").and_then(|state| state.known("saved"));
+    let empty = saved.and_then(|saved| saved.as_bool()) == Some(false);
+    let empty = empty.then(|| {
+        Complaint::new(
+            "inputs.state",
+            "the task that it comes from saves no state",
+            "set `save_state = true` there, or leave `state` out",
+        )
+    });
+    let other = facts::shape_complaint(known, "init", "state");
+    empty.into_iter().chain(other).collect()
+}
+
 fn fresh_facts(
     params: &Params,
     known: &Known<'_>,
@@ -269,7 +297,7 @@ fn fresh_facts(
             failure.help.clone(),
         ));
     }
-    let mut facts = model_files::facts_of(&config.ok()?);
+    let mut facts = facts::of_config(&config.ok()?);
     if vocab_size.is_none() {
         facts.0.remove("vocab_size");
         facts.0.remove("parameters");
@@ -308,41 +336,50 @@ pub fn corpus_complaints(reading: &Reading, known: &Known<'_>) -> Vec<Complaint>
             "a step is made of whole rows",
         );
     }
-    let sources = known.many("tokens");
-    if let Some(Err(problem)) = (reading.mixture.as_ref())
-        .map(|weights| check_weights(weights, sources.len()))
-        .filter(|_| known.many("mixture").is_empty())
-    {
-        refuse(
-            "mixture",
-            problem.to_string(),
-            "give each input of `tokens` a share",
-        );
-    } else if let Some(problem) = too_many_epochs(reading, known) {
-        refuse(
-            "mixture",
-            problem.to_string(),
-            "change the shares, lower `tokens`, or raise `max_epochs`",
-        );
-    }
+    complaints.extend(mixture_complaint(reading, known));
     complaints
 }
 
-/// A source that would be read too often, where the sizes of all sources are known.
-fn too_many_epochs(reading: &Reading, known: &Known<'_>) -> Option<MixtureProblem> {
+/// Shares that are none, or a source that would be read too often.
+fn mixture_complaint(reading: &Reading, known: &Known<'_>) -> Option<Complaint> {
+    // A mixture that is chosen upstream is not known before the choice.
     if !known.many("mixture").is_empty() || reading.seq_len == 0 {
         return None;
     }
-    let held: Option<Vec<u64>> = known
-        .many("tokens")
-        .iter()
-        .map(|(_, facts)| facts.u64("tokens"))
-        .collect();
-    let held = held.filter(|held| !held.is_empty())?;
-    let weights = match &reading.mixture {
-        Some(weights) => weights.clone(),
-        None => held.iter().map(|&tokens| tokens as f64).collect(),
+    let sources = known.many("tokens");
+    let shares = reading.mixture.as_ref();
+    if let Some(Err(problem)) = shares.map(|shares| check_shares(shares, sources.len())) {
+        let help = match problem {
+            MixtureProblem::Sum { .. } => "each input of `tokens` has a share of the whole",
+            _ => "give each input of `tokens` a share",
+        };
+        return Some(Complaint::new(
+            "params.mixture",
+            named(&problem, sources),
+            help,
+        ));
+    }
+    let problem = too_many_epochs(reading, sources)?;
+    let at = if shares.is_some() {
+        "mixture"
+    } else {
+        "tokens"
     };
+    Some(Complaint::new(
+        &format!("params.{at}"),
+        named(&problem, sources),
+        "change the shares, lower `tokens`, or raise `max_epochs`",
+    ))
+}
+
+/// A source that would be read too often, where it is known how much all sources hold at most.
+fn too_many_epochs(reading: &Reading, sources: &[(String, Facts)]) -> Option<MixtureProblem> {
+    let held = sources
+        .iter()
+        .map(|(_, facts)| facts::at_most(facts, "tokens"));
+    let held: Vec<u64> = held.collect::<Option<_>>()?;
+    let by_size = || held.iter().map(|&tokens| tokens as f64).collect();
+    let weights: Vec<f64> = reading.mixture.clone().unwrap_or_else(by_size);
     check_weights(&weights, held.len()).err().or_else(|| {
         let rows = super::mixture::apportion(reading.rows(), &weights);
         let row_length = reading.seq_len as u64;
@@ -350,19 +387,31 @@ fn too_many_epochs(reading: &Reading, known: &Known<'_>) -> Option<MixtureProble
     })
 }
 
-/// 6·N per token, and a teacher's forward passes beside it.
-pub fn cost(facts: &Facts, reading: &Reading, teacher: Option<&Facts>) -> Cost {
-    let tokens = reading.rows() * reading.seq_len as u64;
-    let parameters = facts.u64("parameters");
-    Cost {
-        flops: parameters.map(|n| 6.0 * n as f64 * tokens as f64),
-        extra_flops: teacher
-            .and_then(|teacher| teacher.u64("parameters"))
-            .map(|n| 2.0 * n as f64 * tokens as f64),
-        tokens: Some(tokens),
-        disk_bytes: parameters.map(|n| 4 * n),
-        memory_bytes: None,
-    }
+/// The problem, with the name of the source that it is about.
+fn named(problem: &MixtureProblem, sources: &[(String, Facts)]) -> String {
+    let index = match problem {
+        MixtureProblem::Weight { source_index, .. }
+        | MixtureProblem::Empty { source_index, .. }
+        | MixtureProblem::Epochs { source_index, .. } => *source_index,
+        MixtureProblem::Count { .. } | MixtureProblem::Nothing | MixtureProblem::Sum { .. } => {
+            return problem.to_string();
+        }
+    };
+    let label = sources.get(index).map_or("", |(label, _)| label.as_str());
+    let (number, name) = (format!("source {index}"), format!("source `{label}`"));
+    problem.to_string().replacen(&number, &name, 1)
+}
+
+/// Tokens of a run: whole rows.
+pub fn tokens_read(reading: &Reading) -> u64 {
+    reading.rows() * reading.seq_len as u64
+}
+
+/// Facts of the metrics of a run.
+pub fn steps(reading: &Reading) -> Facts {
+    let mut facts = Facts::default();
+    facts.set("steps", reading.steps());
+    facts
 }
 
 pub fn note_epochs(context: &mut Context, corpus: &Corpus) {

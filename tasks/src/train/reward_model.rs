@@ -3,7 +3,7 @@
 //! The score is read at the last token of a sequence, found by length and never by id: where padding and end-of-text
 //! are one token, other programs read it one token early.
 
-use kbuild_engine::facts::{Cost, Prediction};
+use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
@@ -15,6 +15,7 @@ use super::params::{Training, training_params};
 use super::records::TokenPair;
 use super::reward_loss::bradley_terry;
 use super::steps::{self, Objective, StepReport, write_metrics};
+use crate::facts;
 use crate::model::{Batch, Core};
 
 pub struct RewardModel;
@@ -87,7 +88,7 @@ impl TaskKind for RewardModel {
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut complaints = params.training().complaints();
-        complaints.extend(model_files::vocab_complaints(known, &["model", "pairs"]));
+        complaints.extend(facts::vocab_complaints(known, &["model", "pairs"]));
         if params.epochs == 0 || params.pairs_per_step == 0 {
             let at = if params.epochs == 0 {
                 "epochs"
@@ -107,31 +108,17 @@ impl TaskKind for RewardModel {
                 "use 0 for none",
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let trunk = known.one("model").cloned().unwrap_or_default();
-        let facts = model_files::reward_facts(&trunk);
-        let counts: Option<u64> = known
-            .many("pairs")
-            .iter()
-            .map(|(_, facts)| facts.u64("tokens"))
-            .sum();
-        let tokens = counts.map(|tokens| tokens * params.epochs as u64);
-        let parameters = facts.u64("parameters");
-        let cost = Cost {
-            flops: tokens
-                .zip(parameters)
-                .map(|(tokens, n)| 6.0 * tokens as f64 * n as f64),
-            tokens,
-            disk_bytes: parameters.map(|n| 4 * n),
-            ..Cost::default()
-        };
-        Ok(Prediction {
-            cost,
-            ..Prediction::default()
-        }
-        .output("model", facts))
+        complaints.extend(facts::pairs_complaint(known, "model", "pairs"));
+        facts::answer(complaints, || {
+            let trunk = known.one("model").cloned().unwrap_or_default();
+            let model = facts::of_reward_model(&trunk);
+            let tokens = facts::sum(known, "pairs", "tokens");
+            let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
+            let pairs = facts::sum(known, "pairs", "pairs");
+            let steps = facts::steps(pairs, params.pairs_per_step, params.epochs);
+            let cost = facts::training(&model, tokens, None);
+            facts::prediction(cost, [("model", model), ("metrics", steps)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -148,7 +135,7 @@ impl TaskKind for RewardModel {
         }
         let model = trunk.with_score_head(params.seed)?;
         let mut objective = Rewards::new(&params, pairs);
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use schemars::JsonSchema;
@@ -15,11 +15,12 @@ use super::dialogue::tokenize_prompt;
 use super::model_files;
 use super::records::{self, FinishReason, Response, SampledPrompt};
 use super::steps;
+use crate::facts;
 use crate::formats::chat::Conversation;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::decode::Decoder;
 use crate::model::sampler::Sampling;
-use crate::model::{Finish, GenerateOptions, Generated};
+use crate::model::{Finish, GenerateOptions, Generated, Numerics};
 
 pub struct Sample;
 
@@ -117,17 +118,33 @@ impl TaskKind for Sample {
             format!("`min_p` is {}, expected a share", params.min_p),
             "0 keeps every token",
         );
-        if !complaints.is_empty() {
-            return Err(complaints);
+        let model = known.one("model");
+        complaints.extend(facts::length_complaint(
+            known,
+            "model",
+            "max_new_tokens",
+            params.max_new_tokens.unwrap_or(0),
+        ));
+        let held = facts::sum(known, "prompts", "prompts");
+        let last = params.count.map(|count| (params.first + count) as u64);
+        if let Some((held, last)) = held.zip(last).filter(|(held, last)| last > held) {
+            complaints.push(Complaint::new(
+                "params.count",
+                format!("prompts up to number {last} are asked for, there are {held}"),
+                "lower `first` or `count`, or bind more prompts",
+            ));
         }
-        let mut facts = Facts::default();
-        if let Some(vocab) = model_files::vocab_fact(known, &["model"]) {
-            facts.set_fact("vocab", vocab);
-        }
-        if let Some(count) = params.count {
-            facts.set("prompts", count);
-        }
-        Ok(Prediction::default().output("samples", facts))
+        facts::answer(complaints, || {
+            let mut samples = facts::carried(model, &["vocab"]);
+            let all = held.map(|held| held.saturating_sub(params.first as u64));
+            let prompts = params.count.map(|count| count as u64).or(all);
+            if let Some(prompts) = prompts {
+                samples.set("prompts", prompts);
+                samples.set("responses", prompts * params.k as u64);
+            }
+            // Responses are as long as the model makes them.
+            facts::prediction(facts::forward(model, None), [("samples", samples)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -136,7 +153,7 @@ impl TaskKind for Sample {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         let options = options(&params, &model.config.eos_token_id)?;
         let prompts = prompts(&params, context, &tokenizer)?;
-        let device = steps::device(context)?;
+        let device = steps::device(context, Numerics::F32)?;
         let decoder = Decoder::new(&model)?;
         let mut journal = Journal::open(context)?;
         let mut done = journal.read(&prompts);

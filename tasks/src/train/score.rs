@@ -10,8 +10,9 @@ use super::model_files;
 use super::records::{self, FinishReason, SampledPrompt, Score as ScoreRecord};
 use super::reward_model::rewards;
 use super::steps::{self, micro_batches};
+use crate::facts;
 use crate::measure::gold;
-use crate::model::{Batch, Core};
+use crate::model::{Batch, Core, Numerics};
 
 pub struct Score;
 
@@ -66,7 +67,7 @@ impl TaskKind for Score {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        let mut complaints = model_files::vocab_complaints(known, &["reward-model", "samples"]);
+        let mut complaints = facts::vocab_complaints(known, &["reward-model", "samples"]);
         let bound = !known.many("reward-model").is_empty();
         match params.scorer {
             Scorer::RewardModel if !bound => complaints.push(Complaint::new(
@@ -88,10 +89,14 @@ impl TaskKind for Score {
                 "8192 is the default",
             ));
         }
-        match complaints.is_empty() {
-            true => Ok(Prediction::default()),
-            false => Err(complaints),
-        }
+        facts::answer(complaints, || {
+            let cost = match params.scorer {
+                Scorer::RewardModel => facts::forward(known.one("reward-model"), None),
+                Scorer::Gold => facts::without_a_model(),
+            };
+            let scores = facts::carried(known.one("samples"), &["prompts", "responses"]);
+            facts::prediction(cost, [("scores", scores)])
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -122,7 +127,10 @@ impl TaskKind for Score {
         }
         let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
         context.note(format!("{} responses, mean score {mean:.4}", lines.len()));
-        records::write(context.output("scores"), &lines)
+        records::write(context.output("scores"), &lines)?;
+        context.fact("scores", "prompts", samples.len());
+        context.fact("scores", "responses", lines.len());
+        Ok(())
     }
 }
 
@@ -168,7 +176,7 @@ fn model_scores(
         longest,
         "the longest response with its prompt",
     )?;
-    let mut core = Core::new(model, &steps::device(context)?)?;
+    let mut core = Core::new(model, &steps::device(context, Numerics::F32)?)?;
     let mut scores = Vec::with_capacity(sequences.len());
     for group in micro_batches(&lengths, params.micro_batch_tokens) {
         if context.should_stop() {

@@ -1,6 +1,6 @@
 //! `sft`: a model learns to answer as in the given conversations (recipe 8).
 
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Artifact, Context, Failure};
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::records::write_report;
 use super::steps::{self, write_metrics};
 use super::token_objective::{StepSource, TokenLoss, TokenObjective};
 use super::tokenize_preferences::at_place;
+use crate::facts;
 use crate::formats::chat::Conversation;
 use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
@@ -124,17 +125,24 @@ impl TaskKind for Sft {
             ));
         }
         let length = params.max_length.unwrap_or(0);
-        complaints.extend(model_files::length_complaint(
+        complaints.extend(facts::length_complaint(
             known,
             "model",
             "max_length",
             length,
         ));
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
-        let facts = known.one("model").cloned().unwrap_or_default();
-        Ok(Prediction::default().output("model", facts))
+        facts::answer(complaints, || {
+            let model = known.one("model").cloned().unwrap_or_default();
+            // How many tokens conversations have is known to the tokenizer alone.
+            let cost = facts::training(&model, None, None);
+            let nothing = Facts::default();
+            let outputs = [
+                ("model", model),
+                ("metrics", nothing.clone()),
+                ("report", nothing),
+            ];
+            facts::prediction(cost, outputs)
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -159,7 +167,7 @@ impl TaskKind for Sft {
         check(&params, &report)?;
         let loss = TokenLoss::CrossEntropy { z_loss: 0.0 };
         let mut objective = TokenObjective { source, loss };
-        let device = steps::device(context)?;
+        let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
         model_files::save(context, "model", &trained.model, &tokenizer)?;

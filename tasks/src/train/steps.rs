@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::checkpoint;
 use super::params::Training;
 use crate::model::optimizer::Rate;
-use crate::model::{AdamW, Core, Device, InstructionSet, Model};
+use crate::model::{AdamW, Core, Device, InstructionSet, Model, Numerics};
 
 /// What is trained.
 pub trait Objective {
@@ -244,14 +244,17 @@ impl Saves {
 }
 
 /// The device that a task was given, with the threads that it may use.
-pub fn device(context: &Context) -> Result<Device, Failure> {
-    Ok(Device::open(context.device(), context.threads())?)
+pub fn device(context: &Context, numerics: Numerics) -> Result<Device, Failure> {
+    let device = Device::open(context.device(), context.threads())?;
+    Ok(device.in_numerics(numerics)?)
 }
 
 /// Writes the metrics of a run to the port `metrics`.
-pub fn write_metrics(context: &Context, metrics: &str) -> Result<(), Failure> {
+pub fn write_metrics(context: &mut Context, metrics: &str) -> Result<(), Failure> {
     let path = context.output("metrics");
-    std::fs::write(path, metrics).at(path)
+    std::fs::write(path, metrics).at(path)?;
+    context.fact("metrics", "steps", metrics.lines().count());
+    Ok(())
 }
 
 /// Groups consecutive items into micro-batches of at most `limit` tokens; a longer item is alone.

@@ -2,7 +2,7 @@
 //!
 //! Log-probabilities, reward models and DPO all read these ids, so that none of them can see other tokens than another.
 
-use kbuild_engine::facts::{Facts, Prediction};
+use kbuild_engine::facts::{Fact, Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Artifact, Context, Failure};
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dialogue::{Boundary, tokenize_preference};
 use super::overflow::{Ledger, OnOverflow};
 use super::records::{self, TokenPair};
+use crate::facts;
 use crate::formats::chat::Preference;
 use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
@@ -70,21 +71,27 @@ impl TaskKind for TokenizePreferences {
     }
 
     fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        let mut complaints = Vec::new();
         if params.max_length.is_none_or(|length| length < 2) {
-            return Err(vec![Complaint::new(
+            complaints.push(Complaint::new(
                 "params.max_length",
                 "`max_length` is required and is 2 or more",
                 "set it to at most the model's context length; nothing is cut silently",
-            )]);
+            ));
         }
-        let mut facts = Facts::default();
-        if let Some(vocab) = known.one("tokenizer").and_then(|of| of.get("vocab")) {
-            facts.set_fact("vocab", vocab.clone());
-        }
-        if let Some(length) = params.max_length {
-            facts.set("max_length", length);
-        }
-        Ok(Prediction::default().output("pairs", facts))
+        facts::answer(complaints, || {
+            let mut pairs = facts::carried(known.one("tokenizer"), &["vocab"]);
+            if let Some(length) = params.max_length {
+                pairs.set("max_length", length);
+            }
+            if let Some(max) = params.count.map(|count| count as u64) {
+                pairs.set_fact("pairs", Fact::Bounded { min: 0, max });
+            }
+            facts::prediction(
+                facts::without_a_model(),
+                [("pairs", pairs), ("report", Facts::default())],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -127,6 +134,7 @@ impl TaskKind for TokenizePreferences {
         records::write_report(context.output("report"), &ledger)?;
         context.fact("pairs", "pairs", pairs.len());
         context.fact("pairs", "tokens", ledger.tokens);
+        context.fact("pairs", "max_length", max_length);
         context.fact("pairs", "vocab", tokenizer.digest().to_hex());
         Ok(())
     }

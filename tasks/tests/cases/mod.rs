@@ -205,3 +205,21 @@ fn matches(pattern: &str, id: &str) -> bool {
         }
     }
 }
+
+thread_local! {
+    /// Whether the cores of this test stand on a card.
+    static ON_GPU: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs cases with every core on the first card.
+pub fn on_gpu(work: impl FnOnce()) {
+    ON_GPU.set(true);
+    work();
+    ON_GPU.set(false);
+}
+
+/// Where the cores of this test stand.
+pub fn device(threads: usize) -> kbuild_tasks::model::Device {
+    let name = if ON_GPU.get() { "gpu" } else { "cpu" };
+    kbuild_tasks::model::Device::open(name, threads).expect("a device")
+}

@@ -87,8 +87,7 @@ fn size(value: &Value) -> usize {
 }
 
 fn core_of(model: &Model, threads: usize) -> Core {
-    let device = Device::cpu(threads).expect("threads");
-    Core::new(model.clone(), &device).expect("a core")
+    Core::new(model.clone(), &super::device(threads)).expect("a core")
 }
 
 fn global_norm(values: &[f32]) -> f64 {

@@ -8,7 +8,7 @@ use kbuild_tasks::formats::chat::Message;
 use kbuild_tasks::formats::tokenizer::Tokenizer;
 use kbuild_tasks::model::loss::Distillation;
 use kbuild_tasks::model::ops::Ops;
-use kbuild_tasks::model::{Batch, Core, Cpu, Device, Model};
+use kbuild_tasks::model::{Batch, Core, Cpu, Model};
 use kbuild_tasks::train::dialogue::{Boundary, LossMask, TokenizedChat, tokenize_chat};
 use kbuild_tasks::train::divergence::{Divergence, divergence};
 use kbuild_tasks::train::dpo::{self, Preferences};
@@ -120,7 +120,7 @@ fn model(vectors: &Vectors, name: &str) -> Model {
 }
 
 fn core_of(model: &Model) -> Core {
-    Core::new(model.clone(), &Device::cpu(1).unwrap()).unwrap()
+    Core::new(model.clone(), &super::device(1)).unwrap()
 }
 
 fn tensors(vectors: &Vectors, name: &str) -> HashMap<String, Tensor> {

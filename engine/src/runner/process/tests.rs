@@ -1,6 +1,7 @@
 //! Attempts with real processes.
 
 use super::*;
+use crate::runner::Process;
 use tokio::sync::mpsc::unbounded_channel;
 
 struct World {
@@ -37,7 +38,7 @@ impl World {
 
     async fn run(&self, launch: Launch) -> (Ended, Vec<Event>) {
         let (sender, mut receiver) = unbounded_channel();
-        let ended = run(launch, |_| (), sender, self.stop.subscribe()).await;
+        let ended = run(launch, sender, self.stop.subscribe()).await;
         let mut events = Vec::new();
         while let Some(event) = receiver.recv().await {
             events.push(event);
@@ -132,7 +133,7 @@ async fn leaves_when_asked_and_takes_its_grandchildren_along() {
     let launch =
         world.shell("sleep 60 & echo $! > pid; echo '{\"event\":\"checkpoint\",\"step\":1}'; wait");
     let (sender, mut events) = unbounded_channel();
-    let running = run(launch, |_| (), sender, world.stop.subscribe());
+    let running = run(launch, sender, world.stop.subscribe());
     let stopping = async {
         events.recv().await;
         world.stop.send_replace(Stop::Leave);
@@ -152,7 +153,7 @@ async fn the_lock_lasts_as_long_as_the_last_process() {
     let mut launch = world.shell("echo '{\"event\":\"checkpoint\",\"step\":1}'; sleep 60");
     launch.inherited = vec![lock.into()];
     let (sender, mut events) = unbounded_channel();
-    let running = run(launch, |_| (), sender, world.stop.subscribe());
+    let running = run(launch, sender, world.stop.subscribe());
     let looking = async {
         events.recv().await;
         let other = File::open(&path).unwrap();

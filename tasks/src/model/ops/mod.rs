@@ -6,7 +6,7 @@
 //!
 //! All numbers are f32, row-major, without gaps. Letters: `N` rows (tokens of all sequences of a batch), `d` width of
 //! the residual stream, `f` of the feed-forward layer, `H` query heads, `G` key/value heads, `hd` width of a head, `V`
-//! vocabulary. A backend may compute in other precision where its `numerics` say so, never store less in a `Buffer`.
+//! vocabulary. A backend may compute in other precision where its `numerics` say so, and store [`Ops::activations`] in it.
 //!
 //! Every operation is deterministic: the same bits whatever the number of threads or blocks (no float atomics), and a
 //! row of a result depends on its own row of the inputs alone. Calls may be asynchronous; the first error since is
@@ -105,10 +105,19 @@ pub trait Ops: Clone + Send + Sync + 'static {
     /// Row numbers or token ids.
     type Indices: Send + Sync;
 
+    /// Rows of logits that are alive at the same time. Enough for the gradient of the head matrix, which is read and
+    /// written once per chunk, not to wait for memory.
+    const HEAD_ROWS: usize = 256;
+
     // Memory.
 
     /// A buffer of zeros.
     fn zeros(&self, len: usize) -> Self::Buffer;
+    /// A buffer of zeros for what travels between operations (rows of a layer, logits, their gradients), in the number
+    /// format of the backend. Scales, sums, weights, gradients of weights and moments are always f32.
+    fn activations(&self, len: usize) -> Self::Buffer {
+        self.zeros(len)
+    }
     /// A buffer of these values.
     fn upload(&self, values: Vec<f32>) -> Self::Buffer;
     fn len(buffer: &Self::Buffer) -> usize;

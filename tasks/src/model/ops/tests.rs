@@ -20,6 +20,13 @@ macro_rules! on_every_backend {
             }
 
             #[test]
+            fn cuda() {
+                if let Some(cuda) = crate::model::cuda::tests::operations() {
+                    super::$name(&cuda);
+                }
+            }
+
+            #[test]
             fn cpu() {
                 for threads in [1, 2, 3, 8] {
                     super::$name(&Cpu::open(threads).unwrap());

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Everything that needs a card, in one call of under ten minutes: operations, vectors, determinism and properties on
+# the card, then training beside PyTorch, and one table.
+#
+#     benches/gpu-pack FOLDER          # where cargo is
+#     FOLDER/gpu.sh                    # where the card is: the driver, CUDA 13, Python with PyTorch; no cargo, no network
+#
+# PYTHON names another Python, SECONDS_EACH how long a measurement runs. Exit code 1: a test failed.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+seconds=${SECONDS_EACH:-12}
+results=${OUT:-$(mktemp -d)}
+failed=0
+
+# PyTorch's own CUDA libraries serve kbuild as well.
+libraries=$("$python" -c 'import os, nvidia
+root = list(nvidia.__path__)[0]
+print(":".join(sorted(os.path.join(root, p, "lib") for p in os.listdir(root) if os.path.isdir(os.path.join(root, p, "lib")))))' 2>/dev/null)
+export LD_LIBRARY_PATH="${libraries:+$libraries:}${LD_LIBRARY_PATH:-}"
+
+echo '== machine'
+"$here/kbuild" doctor
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader 2>/dev/null
+
+# A test that finds no card says so and passes: here that is a failure.
+tests() {
+    echo "== $1"
+    timeout "$3" env KBUILD_VECTORS="$here/numbers" "$here/$2" cuda --test-threads=1 --nocapture >"$results/$2.txt" 2>&1
+    local code=$?
+    grep -E '^test |^test result|panicked|not run' "$results/$2.txt"
+    if [ $code -ne 0 ] || grep -q 'not run on a GPU' "$results/$2.txt"; then
+        failed=1
+        tail -n 40 "$results/$2.txt"
+    fi
+}
+
+tests 'operations, determinism, properties' operations 120
+tests 'vectors' vectors 120
+
+echo '== training'
+for shape in 'm124 1024 32' 'm124 2048 16' 'm350 1024 16' 'm350 2048 8'; do
+    read -r model length rows <<<"$shape"
+    words=("$model" --length "$length" --rows "$rows" --seconds "$seconds")
+    timeout 60 "$here/gpu" "${words[@]}" >"$results/kbuild-$model-$length.json" 2>"$results/kbuild-$model-$length.log" ||
+        { failed=1; tail -n 5 "$results/kbuild-$model-$length.log"; }
+    timeout 90 "$python" "$here/pytorch_gpu.py" "${words[@]}" >"$results/pytorch-$model-$length.json" \
+        2>"$results/pytorch-$model-$length.log" || tail -n 5 "$results/pytorch-$model-$length.log"
+done
+
+"$python" - "$results" <<'PYTHON'
+import json, pathlib, sys
+
+# Dense bf16 peaks of data sheets, for MFU; the measured rate of the card stands beside it.
+PEAK = 989e12
+folder = pathlib.Path(sys.argv[1])
+print(f"MFU against {PEAK / 1e12:.0f} TFLOP/s (H100, H200), FLOPs of causal attention (Megatron-LM's formula)")
+print(f"{'model':6}{'T':>6}{'rows':>6}{'kbuild tok/s':>14}{'PyTorch tok/s':>15}{'ratio':>7}{'MFU':>7}{'of matmul':>11}{'GiB':>7}{'GiB torch':>11}")
+for model in ["m124", "m350"]:
+    for length in [1024, 2048]:
+        def read(who):
+            try:
+                return json.loads((folder / f"{who}-{model}-{length}.json").read_text())
+            except (OSError, ValueError):
+                return None
+        own, torch = read("kbuild"), read("pytorch")
+        if not own:
+            print(f"{model:6}{length:>6}  did not run")
+            continue
+        other = torch["tokens_per_second"] if torch else float("nan")
+        memory = torch["memory_bytes"] / 2**30 if torch else float("nan")
+        print(
+            f"{model:6}{length:>6}{own['rows']:>6}{own['tokens_per_second']:>14,.0f}{other:>15,.0f}"
+            f"{own['tokens_per_second'] / other:>7.2f}{own['flops_per_second'] / PEAK:>7.1%}"
+            f"{own['share_of_matmul']:>11.1%}{own['memory_bytes'] / 2**30:>7.1f}{memory:>11.1f}"
+        )
+PYTHON
+echo "results: $results"
+exit $failed

@@ -1,0 +1,151 @@
+//! How fast a card trains, and what that is a fraction of. `benches/gpu.sh` runs it beside PyTorch.
+//!
+//! ```console
+//! $ cargo bench -p kbuild-tasks --bench gpu -- m124 --length 1024 --rows 32 --seconds 15
+//! ```
+//!
+//! One JSON object on stdout; without a card the reason on stderr.
+
+use std::time::Instant;
+
+use kbuild_tasks::model::cuda::{Cuda, Element, Gpu};
+use kbuild_tasks::model::optimizer::Rate;
+use kbuild_tasks::model::{
+    AdamW, AdamWOptions, Batch, Config, Core, Device, Model, ModelError, Numerics, Rng,
+};
+
+/// Name, layers, width, heads (as many for keys), feed-forward width: about GPT-2's small and medium with SwiGLU.
+const SHAPES: [(&str, [usize; 4]); 2] = [
+    ("m124", [12, 768, 12, 2048]),
+    ("m350", [24, 1024, 16, 2816]),
+];
+const VOCABULARY: usize = 32_000;
+
+fn main() {
+    match measure(&std::env::args().skip(1).collect::<Vec<String>>()) {
+        Ok(line) => println!("{line}"),
+        Err(error) => {
+            eprintln!("{error}\n  help: {}", error.help());
+            std::process::exit(3);
+        }
+    }
+}
+
+fn measure(words: &[String]) -> Result<String, ModelError> {
+    let number = |name: &str, otherwise: usize| {
+        let at = words.iter().position(|word| word == name);
+        at.and_then(|at| words.get(at + 1)?.parse().ok())
+            .unwrap_or(otherwise)
+    };
+    let shape = SHAPES
+        .iter()
+        .find(|(name, _)| words.iter().any(|word| word == name));
+    let (name, shape) = shape.unwrap_or(&SHAPES[0]);
+    let (length, rows, seconds) = (
+        number("--length", 1024),
+        number("--rows", 32),
+        number("--seconds", 15),
+    );
+    let gpu = Gpu::open()?;
+    let rate = matmul_rate(&gpu)?;
+    let model = Model::init(&config(*shape, length)?, 1)?;
+    let flops = model.config.flops_megatron((0..rows).map(|_| length)) as f64;
+    let parameters = model.config.parameter_count();
+    let device = Device::gpu(2)?.in_numerics(Numerics::Bf16)?;
+    let (free, _) = gpu.memory()?;
+    let mut core = Core::new(model, &device)?;
+    core.start(AdamW::new(core.layout(), AdamWOptions::default()));
+    let batch = batch(length, rows);
+    let mut losses = Vec::new();
+    let mut times = Vec::new();
+    let start = Instant::now();
+    // Two steps to choose algorithms and to take memory; the median of the rest.
+    while times.len() < 5 || start.elapsed().as_secs() < seconds as u64 {
+        let begun = Instant::now();
+        losses.push(step(&mut core, &batch)?);
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    let peak = free - gpu.memory()?.0;
+    let mut steady = times.split_off(2);
+    steady.sort_by(f64::total_cmp);
+    let median = steady[steady.len() / 2];
+    Ok(serde_json::json!({
+        "model": name,
+        "parameters": parameters,
+        "length": length,
+        "rows": rows,
+        "steps": losses.len(),
+        "tokens_per_second": batch.len() as f64 / median,
+        "flops_per_second": flops / median,
+        "matmul_flops_per_second": rate,
+        "share_of_matmul": flops / median / rate,
+        "memory_bytes": peak,
+        "first_loss": losses[0],
+        "last_loss": losses[losses.len() - 1],
+    })
+    .to_string())
+}
+
+fn config([layers, width, heads, ffn]: [usize; 4], length: usize) -> Result<Config, ModelError> {
+    let json = serde_json::json!({
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": length,
+        "tie_word_embeddings": true,
+    });
+    Config::from_json(&json.to_string())
+}
+
+fn batch(length: usize, rows: usize) -> Batch {
+    let rng = Rng::new(2, "tokens");
+    let token = |row: usize, at: usize| rng.below(row as u64, at as u64, VOCABULARY as u64) as u32;
+    Batch::of((0..rows).map(|row| (0..length).map(|at| token(row, at)).collect::<Vec<u32>>()))
+}
+
+/// A whole step: forward, loss, backward, clip, update. Every row predicts; the last of a sequence predicts its first.
+fn step(core: &mut Core, batch: &Batch) -> Result<f64, ModelError> {
+    let rows: Vec<usize> = (0..batch.len()).collect();
+    let targets: Vec<u32> = (batch.sequences())
+        .flat_map(|range| {
+            range.clone().map(move |row| {
+                if row + 1 < range.end {
+                    row + 1
+                } else {
+                    range.start
+                }
+            })
+        })
+        .map(|row| batch.tokens[row])
+        .collect();
+    let weight = 1.0 / rows.len() as f64;
+    let mut loss = 0.0;
+    core.clear_grads();
+    core.forward(batch)?;
+    core.lm_head(&rows, true, &mut |range, logits| {
+        loss += weight
+            * logits
+                .cross_entropy(&targets[range], weight, 0.0, true)
+                .cross_entropy;
+    })?;
+    core.backward()?;
+    core.update(Rate {
+        now: 3e-4,
+        peak: 3e-4,
+    })?;
+    Ok(loss)
+}
+
+/// FLOP/s of a bf16 product of two square matrices through the same library: what this card gives at best.
+fn matmul_rate(gpu: &Gpu) -> Result<f64, ModelError> {
+    const SIZE: usize = 8192;
+    let cuda = Cuda::new(gpu.clone(), Element::Bf16);
+    cuda.square_products(SIZE, 5)?;
+    let start = Instant::now();
+    cuda.square_products(SIZE, 50)?;
+    let flops = 50.0 * 2.0 * (SIZE as f64).powi(3);
+    Ok(flops / start.elapsed().as_secs_f64())
+}

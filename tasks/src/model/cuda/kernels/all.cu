@@ -1,0 +1,10 @@
+// Every kernel, for one PTX text.
+#include "rows.cu"
+#include "norm.cu"
+#include "elementwise.cu"
+#include "loss.cu"
+#include "sample.cu"
+#include "matmul.cu"
+#include "optimizer.cu"
+#include "attention.cu"
+#include "flash.cu"

@@ -1,0 +1,1014 @@
+//! The list of operations on a card.
+//!
+//! Weights, gradients and moments are f32. Activations are f32 or, with `numerics = "bf16"`, bf16; products then read
+//! bf16 and sum in f32, statistics, softmaxes and losses are f32 within a kernel, and weight gradients are summed in
+//! f32. Grids and partial sums depend on shapes alone, never on the card.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::blas::{Element, Product, WORKSPACE};
+use super::driver::{Address, Argument, Gpu, Memory, Plain};
+use super::kernels::{self, Kernel};
+use super::places::{self, Grouped};
+use crate::model::Rng;
+use crate::model::batch::Batch;
+use crate::model::error::ModelError;
+use crate::model::loss::{Distillation, Sums};
+use crate::model::ops::{AdamWStep, Heads, Into, Matrix, Ops};
+use crate::model::rope::RopeTable;
+use crate::model::sampler::Sampling;
+
+/// Threads of a block of most kernels.
+const THREADS: u32 = 256;
+/// Rows whose share of a norm's weight gradient one block sums.
+const NORM_ROWS: usize = 64;
+/// Elements whose squares one block sums.
+const SQUARES: usize = 1 << 16;
+/// Rows of a tile of attention: in f32 arithmetic, and on tensor cores.
+const TILE: usize = 16;
+const FLASH_TILE: usize = 64;
+/// The widest head that the kernels of attention hold.
+pub const WIDEST_HEAD: usize = 128;
+
+/// Operations on one card in one numeric mode.
+#[derive(Clone)]
+pub struct Cuda {
+    gpu: Gpu,
+    activations: Element,
+}
+
+/// Numbers on the card.
+pub struct Buffer {
+    memory: Memory,
+    len: usize,
+    element: Element,
+}
+
+/// Some consecutive numbers of a buffer.
+#[derive(Clone, Copy)]
+pub struct Span<'a> {
+    address: Address,
+    len: usize,
+    element: Element,
+    buffer: PhantomData<&'a Buffer>,
+}
+
+/// The arena of weights, and its copy in bf16 where products read it.
+pub struct Weights {
+    values: Buffer,
+    copy: Option<Memory>,
+}
+
+/// Tables of a batch.
+pub struct Places {
+    n: usize,
+    longest: usize,
+    /// Angles of all positions, a half head each.
+    angles: usize,
+    tokens: Memory,
+    positions: Memory,
+    cosines: Memory,
+    sines: Memory,
+    tiles: Tiles,
+    flash_tiles: Tiles,
+    order: Memory,
+    short: Tiles,
+    pieces: Tiles,
+    long: Tiles,
+}
+
+/// A table of three numbers a row.
+struct Tiles {
+    memory: Memory,
+    count: usize,
+}
+
+/// Row numbers, and the same rows by where they come from.
+pub struct Indices {
+    rows: Memory,
+    count: usize,
+    order: Memory,
+    groups: Tiles,
+}
+
+impl Cuda {
+    pub fn new(gpu: Gpu, activations: Element) -> Self {
+        for (kernel, shared) in FLASH_SHARED {
+            gpu.allow_shared(kernel, *shared);
+        }
+        Self { gpu, activations }
+    }
+
+    /// The same card in another number format.
+    pub fn with(self, activations: Element) -> Self {
+        Self {
+            activations,
+            ..self
+        }
+    }
+
+    /// Multiplies two square matrices of random numbers some times over: what a card can do at best.
+    pub fn square_products(&self, size: usize, times: usize) -> Result<(), ModelError> {
+        let rng = Rng::new(1, "square");
+        let row: Vec<f32> = (0..size as u64)
+            .map(|at| rng.normal(0, at) as f32)
+            .collect();
+        let mut factor = self.activations(size * size);
+        for start in (0..size * size).step_by(size.max(1)) {
+            self.write(Self::view_mut(&mut factor, start..start + size), &row);
+        }
+        let result = self.activations(size * size);
+        let (factor, result) = (
+            Self::view(&factor, 0..size * size),
+            Self::view(&result, 0..size * size),
+        );
+        let product = Product {
+            m: size,
+            n: size,
+            k: size,
+            left_transposed: false,
+            right_transposed: true,
+            factors: self.activations,
+            result: self.activations,
+            add: false,
+        };
+        for _ in 0..times {
+            self.multiply(result, factor.address, factor.address, product);
+        }
+        self.sync()
+    }
+
+    /// A token for every row of `logits [n, V]` (f32) as the sampler of the processor chooses it, with its
+    /// log-probability under the model itself. `uniform` has a number in [0, 1) for each row.
+    pub fn sample(
+        &self,
+        logits: Span,
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> (Vec<u32>, Vec<f32>) {
+        assert_eq!(
+            logits.element,
+            Element::F32,
+            "logits that are sampled are f32"
+        );
+        let rows = uniform.len();
+        let tokens = self.gpu.scratch("tokens", rows * 4);
+        let log_probs = self.gpu.scratch("log-probabilities", rows * 4);
+        let weights = self.gpu.scratch("weights", logits.len * 4);
+        let uniform = self.gpu.hand_over("uniform", uniform);
+        let arguments = [
+            tokens.into(),
+            log_probs.into(),
+            weights.into(),
+            logits.address.into(),
+            uniform.into(),
+            width(logits.len, rows).into(),
+            Argument::members([
+                (sampling.temperature as f32).to_bits(),
+                (sampling.top_p as f32).to_bits(),
+                (sampling.min_p as f32).to_bits(),
+                sampling.top_k as u32,
+            ]),
+        ];
+        self.by_rows(&kernels::SAMPLE, rows, &arguments);
+        (self.gpu.read(tokens, rows), self.gpu.read(log_probs, rows))
+    }
+
+    fn upload_table<T: Plain>(&self, values: &[T]) -> Memory {
+        let memory = self.gpu.allocate(size_of_val(values));
+        self.gpu.write(memory.address, values);
+        memory
+    }
+
+    fn tiles(&self, rows: &[[u32; 3]]) -> Tiles {
+        Tiles {
+            memory: self.upload_table(rows.as_flattened()),
+            count: rows.len(),
+        }
+    }
+
+    fn buffer(&self, len: usize, element: Element) -> Buffer {
+        let buffer = Buffer {
+            memory: self.gpu.allocate(len * element.bytes()),
+            len,
+            element,
+        };
+        self.gpu.clear(buffer.memory.address, len * element.bytes());
+        buffer
+    }
+
+    /// A block of threads for each row.
+    fn by_rows(&self, kernel: &Kernel, rows: usize, arguments: &[Argument]) {
+        self.gpu.launch(kernel, (rows, 1), THREADS, 0, arguments);
+    }
+
+    /// A warp for each row.
+    fn by_warps(&self, kernel: &Kernel, rows: usize, arguments: &[Argument]) {
+        let blocks = rows.div_ceil(THREADS as usize / 32);
+        self.gpu.launch(kernel, (blocks, 1), THREADS, 0, arguments);
+    }
+
+    /// A thread for each element.
+    fn by_elements(&self, kernel: &Kernel, len: usize, arguments: &[Argument]) {
+        let blocks = len.div_ceil(THREADS as usize);
+        self.gpu.launch(kernel, (blocks, 1), THREADS, 0, arguments);
+    }
+
+    fn multiply(&self, c: Span, left: Address, right: Address, product: Product) {
+        assert_eq!(c.len, product.m * product.n, "the result of a product");
+        if c.len == 0 {
+            return;
+        }
+        let mut done = false;
+        if let Some(blas) = self.gpu.blas() {
+            let workspace = self.gpu.scratch("cuBLASLt", WORKSPACE);
+            self.gpu.with_blas("a matrix product", || {
+                done = blas.multiply(product, c.address, left, right, workspace)?;
+                Ok(())
+            });
+        }
+        if !done {
+            self.multiply_plainly(c, left, right, product);
+        }
+    }
+
+    fn multiply_plainly(&self, c: Span, left: Address, right: Address, product: Product) {
+        let kernel = match (product.factors, product.result) {
+            (Element::Bf16, Element::F32) => &kernels::MATMUL_BF16_F32,
+            (factors, result) => {
+                assert_eq!(factors, result, "a product of f32 is f32");
+                kernels::MATMUL.of(factors)
+            }
+        };
+        let shape = Argument::members([
+            product.left_stride() as u32,
+            u32::from(product.left_transposed),
+            product.right_stride() as u32,
+            u32::from(product.right_transposed),
+            product.m as u32,
+            product.n as u32,
+            product.k as u32,
+        ]);
+        let add = if product.add { c.address } else { 0 };
+        let grid = (product.n.div_ceil(64), product.m.div_ceil(64));
+        let arguments = [
+            c.address.into(),
+            add.into(),
+            left.into(),
+            right.into(),
+            shape,
+        ];
+        self.gpu.launch(kernel, grid, THREADS, 0, &arguments);
+    }
+
+    /// Where products of this type read a matrix.
+    fn matrix(&self, weights: &Weights, matrix: &Matrix, element: Element) -> Address {
+        assert!(
+            matrix.range.end <= weights.values.len,
+            "a matrix beyond its arena"
+        );
+        let start = match (element, &weights.copy) {
+            (Element::Bf16, Some(copy)) => copy.address,
+            (Element::F32, _) => weights.values.memory.address,
+            (Element::Bf16, None) => unreachable!("bf16 activations in f32 numerics"),
+        };
+        start + (matrix.range.start * element.bytes()) as u64
+    }
+
+    /// Losses of rows: sums over all of them.
+    fn sums(&self, stats: Address, rows: usize) -> Sums {
+        let totals = self.gpu.scratch("totals", 4 * size_of::<f64>());
+        let arguments = [totals.into(), stats.into(), (rows as u32).into()];
+        self.gpu
+            .launch(&kernels::ADD_STATS, (1, 1), THREADS, 0, &arguments);
+        let totals = self.gpu.read::<f64>(totals, 4);
+        Sums {
+            cross_entropy: totals[0],
+            z: totals[1],
+            divergence: totals[2],
+            correct: totals[3] as u64,
+        }
+    }
+
+    /// Cross entropy of every row, into scratch memory `[n, 4]`.
+    fn cross_entropy_rows(
+        &self,
+        logits: Span,
+        targets: &[u32],
+        weights: Address,
+        weight: f64,
+        z_loss: f64,
+        gradient: bool,
+    ) -> Address {
+        let rows = targets.len();
+        let stats = self.gpu.scratch("stats", rows * 4 * size_of::<f32>());
+        let targets = self.gpu.hand_over("targets", targets);
+        let arguments = [
+            logits.address.into(),
+            stats.into(),
+            targets.into(),
+            weights.into(),
+            (weight as f32).into(),
+            (z_loss as f32).into(),
+            u32::from(gradient).into(),
+            width(logits.len, rows).into(),
+        ];
+        self.by_rows(kernels::CROSS_ENTROPY.of(logits.element), rows, &arguments);
+        stats
+    }
+
+    fn turn(&self, rows: Span, heads: Heads, places: &Places, direction: f32) {
+        let n = rows.len / heads.width();
+        assert!(
+            places.angles >= places.longest * (heads.head_dim / 2),
+            "angles of every position"
+        );
+        let arguments = [
+            rows.address.into(),
+            places.positions.address.into(),
+            places.cosines.address.into(),
+            places.sines.address.into(),
+            (heads.width() as u32).into(),
+            ((heads.heads + heads.groups) as u32).into(),
+            (heads.head_dim as u32 / 2).into(),
+            direction.into(),
+        ];
+        self.by_rows(kernels::ROPE.of(rows.element), n, &arguments);
+    }
+
+    fn update(
+        &self,
+        weights: &Weights,
+        m: &Buffer,
+        v: &Buffer,
+        g: &Buffer,
+        range: Range<usize>,
+        step: AdamWStep,
+    ) {
+        let at = |buffer: &Buffer| Argument::from(Cuda::view(buffer, range.clone()).address);
+        let copy = weights
+            .copy
+            .as_ref()
+            .map_or(0, |copy| copy.address + 2 * range.start as u64);
+        let constants = [
+            step.clip, step.keep, step.beta1, step.rest1, step.beta2, step.rest2, step.rate,
+            step.root, step.eps,
+        ];
+        let arguments = [
+            at(&weights.values),
+            at(m),
+            at(v),
+            copy.into(),
+            at(g),
+            (range.len() as u64).into(),
+            Argument::members(constants.map(f32::to_bits)),
+        ];
+        self.by_elements(&kernels::ADAMW, range.len(), &arguments);
+    }
+}
+
+/// Values of a row.
+fn width(len: usize, rows: usize) -> u32 {
+    assert!(rows == 0 || len.is_multiple_of(rows), "rows of equal width");
+    (len / rows.max(1)) as u32
+}
+
+fn shape(heads: Heads) -> Argument {
+    assert!(
+        heads.head_dim <= WIDEST_HEAD,
+        "a head wider than {WIDEST_HEAD}"
+    );
+    Argument::members([heads.heads, heads.groups, heads.head_dim].map(|number| number as u32))
+}
+
+/// Bytes of one row of a head in shared memory: eight values more than it has.
+const fn flash_row(width: u32) -> u32 {
+    2 * (width + 8)
+}
+
+/// Dynamic shared memory of each tensor-core kernel: the rows that `flash.cu` declares.
+const FLASH_SHARED: &[(&Kernel, u32)] = &[
+    (&kernels::FLASH_FORWARD_64, 3 * 64 * flash_row(64)),
+    (&kernels::FLASH_FORWARD_128, 3 * 64 * flash_row(128)),
+    (&kernels::FLASH_BACKWARD_QUERIES_64, 4 * 64 * flash_row(64)),
+    (
+        &kernels::FLASH_BACKWARD_QUERIES_128,
+        4 * 64 * flash_row(128),
+    ),
+    (
+        &kernels::FLASH_BACKWARD_KEYS_64,
+        4 * 64 * flash_row(64) + 64 * 8,
+    ),
+    (
+        &kernels::FLASH_BACKWARD_KEYS_128,
+        (2 * 64 + 2 * 32) * flash_row(128) + 32 * 8,
+    ),
+];
+
+/// Kernels of attention for a shape, with their tiles.
+struct Attention<'a> {
+    tiles: &'a Tiles,
+    forward: &'static Kernel,
+    queries: &'static Kernel,
+    keys: &'static Kernel,
+}
+
+impl<'a> Attention<'a> {
+    fn of(element: Element, heads: Heads, places: &'a Places) -> Self {
+        let flash = |forward, queries, keys| Self {
+            tiles: &places.flash_tiles,
+            forward,
+            queries,
+            keys,
+        };
+        match (element, heads.head_dim) {
+            (Element::Bf16, 64) => flash(
+                &kernels::FLASH_FORWARD_64,
+                &kernels::FLASH_BACKWARD_QUERIES_64,
+                &kernels::FLASH_BACKWARD_KEYS_64,
+            ),
+            (Element::Bf16, 128) => flash(
+                &kernels::FLASH_FORWARD_128,
+                &kernels::FLASH_BACKWARD_QUERIES_128,
+                &kernels::FLASH_BACKWARD_KEYS_128,
+            ),
+            _ => Self {
+                tiles: &places.tiles,
+                forward: kernels::ATTENTION_FORWARD.of(element),
+                queries: kernels::ATTENTION_BACKWARD_QUERIES.of(element),
+                keys: kernels::ATTENTION_BACKWARD_KEYS.of(element),
+            },
+        }
+    }
+
+    /// A block for each tile and head, or group.
+    fn launch(&self, gpu: &Gpu, kernel: &Kernel, heads: usize, arguments: &[Argument]) {
+        let shared = FLASH_SHARED
+            .iter()
+            .find(|(flash, _)| flash.name == kernel.name);
+        let shared = shared.map_or(0, |(_, bytes)| *bytes);
+        gpu.launch(kernel, (self.tiles.count, heads), 128, shared, arguments);
+    }
+}
+
+impl Ops for Cuda {
+    type Buffer = Buffer;
+    type View<'a> = Span<'a>;
+    type ViewMut<'a> = Span<'a>;
+    type Weights = Weights;
+    type Places = Places;
+    type Indices = Indices;
+
+    const HEAD_ROWS: usize = 8192;
+
+    fn zeros(&self, len: usize) -> Buffer {
+        self.buffer(len, Element::F32)
+    }
+
+    fn activations(&self, len: usize) -> Buffer {
+        self.buffer(len, self.activations)
+    }
+
+    fn upload(&self, values: Vec<f32>) -> Buffer {
+        Buffer {
+            memory: self.upload_table(&values),
+            len: values.len(),
+            element: Element::F32,
+        }
+    }
+
+    fn len(buffer: &Buffer) -> usize {
+        buffer.len
+    }
+
+    fn view(buffer: &Buffer, range: Range<usize>) -> Span<'_> {
+        assert!(
+            range.start <= range.end && range.end <= buffer.len,
+            "a view beyond its buffer"
+        );
+        Span {
+            address: buffer.memory.address + (range.start * buffer.element.bytes()) as u64,
+            len: range.len(),
+            element: buffer.element,
+            buffer: PhantomData,
+        }
+    }
+
+    fn view_mut(buffer: &mut Buffer, range: Range<usize>) -> Span<'_> {
+        Self::view(buffer, range)
+    }
+
+    fn read<'a>(&self, view: Self::View<'a>) -> Cow<'a, [f32]> {
+        let widened = |bits: u16| half::bf16::from_bits(bits).to_f32();
+        Cow::Owned(match view.element {
+            Element::F32 => self.gpu.read(view.address, view.len),
+            Element::Bf16 => {
+                let bits = self.gpu.read::<u16>(view.address, view.len);
+                bits.into_iter().map(widened).collect()
+            }
+        })
+    }
+
+    fn write(&self, view: Span, values: &[f32]) {
+        assert_eq!(view.len, values.len(), "as many values as the view has");
+        match view.element {
+            Element::F32 => self.gpu.write(view.address, values),
+            Element::Bf16 => {
+                let bits = values
+                    .iter()
+                    .map(|value| half::bf16::from_f32(*value).to_bits());
+                self.gpu.write(view.address, &bits.collect::<Vec<u16>>());
+            }
+        }
+    }
+
+    fn clear(&self, y: Span) {
+        self.gpu.clear(y.address, y.len * y.element.bytes());
+    }
+
+    fn copy(&self, y: Span, x: Span) {
+        assert_eq!(y.len, x.len, "a copy of equal length");
+        let convert = |kernel| {
+            let arguments = [y.address.into(), x.address.into(), (y.len as u64).into()];
+            self.by_elements(kernel, y.len, &arguments);
+        };
+        match (y.element, x.element) {
+            (Element::F32, Element::Bf16) => convert(&kernels::FROM_BF16),
+            (Element::Bf16, Element::F32) => convert(&kernels::TO_BF16),
+            (element, _) => self.gpu.copy(y.address, x.address, y.len * element.bytes()),
+        }
+    }
+
+    fn weights(&self, _: &[Matrix], values: Vec<f32>) -> Weights {
+        let values = self.upload(values);
+        let copy = (self.activations == Element::Bf16).then(|| {
+            let copy = self.gpu.allocate(2 * values.len);
+            let arguments = [
+                copy.address.into(),
+                values.memory.address.into(),
+                (values.len as u64).into(),
+            ];
+            self.by_elements(&kernels::TO_BF16, values.len, &arguments);
+            copy
+        });
+        Weights { values, copy }
+    }
+
+    fn values(weights: &Weights) -> &Buffer {
+        &weights.values
+    }
+
+    fn indices(&self, values: &[u32]) -> Indices {
+        let Grouped { order, groups } = places::grouped(values);
+        Indices {
+            rows: self.upload_table(values),
+            count: values.len(),
+            order: self.upload_table(&order),
+            groups: self.tiles(&groups),
+        }
+    }
+
+    fn places(&self, batch: &Batch, rope: &Arc<RopeTable>) -> Places {
+        let grouped = places::grouped(&batch.tokens);
+        let pieces = places::pieces(&grouped);
+        let (cosines, sines) = rope.tables(batch.longest());
+        Places {
+            n: batch.len(),
+            longest: batch.longest(),
+            angles: cosines.len(),
+            tokens: self.upload_table(&batch.tokens),
+            positions: self.upload_table(&places::positions(batch)),
+            cosines: self.upload_table(cosines),
+            sines: self.upload_table(sines),
+            tiles: self.tiles(&places::tiles(batch, TILE)),
+            flash_tiles: self.tiles(&places::tiles(batch, FLASH_TILE)),
+            order: self.upload_table(&grouped.order),
+            short: self.tiles(&pieces.short),
+            pieces: self.tiles(&pieces.pieces),
+            long: self.tiles(&pieces.long),
+        }
+    }
+
+    fn sync(&self) -> Result<(), ModelError> {
+        self.gpu.sync()
+    }
+
+    fn embed(&self, x: Span, table: Span, places: &Places) {
+        let rows = places.n;
+        let arguments = [
+            x.address.into(),
+            table.address.into(),
+            places.tokens.address.into(),
+            width(x.len, rows).into(),
+        ];
+        self.by_rows(kernels::EMBED.of(x.element), rows, &arguments);
+    }
+
+    fn embed_backward(&self, d_table: Span, dx: Span, places: &Places) {
+        let width = width(dx.len, places.n);
+        let arguments = |groups: &Tiles| {
+            [
+                d_table.address.into(),
+                dx.address.into(),
+                places.order.address.into(),
+                groups.memory.address.into(),
+                width.into(),
+            ]
+        };
+        let short = &places.short;
+        self.by_rows(
+            kernels::EMBED_BACKWARD.of(dx.element),
+            short.count,
+            &arguments(short),
+        );
+        let columns = (width as usize).div_ceil(THREADS as usize);
+        let sums = self
+            .gpu
+            .scratch("embedding", places.pieces.count * width as usize * 4);
+        let mut of_pieces = arguments(&places.pieces);
+        of_pieces[0] = sums.into();
+        let kernel = kernels::EMBEDDING_PIECES.of(dx.element);
+        self.gpu.launch(
+            kernel,
+            (places.pieces.count, columns),
+            THREADS,
+            0,
+            &of_pieces,
+        );
+        let long = &places.long;
+        let arguments = [
+            d_table.address.into(),
+            sums.into(),
+            long.memory.address.into(),
+            width.into(),
+        ];
+        self.gpu.launch(
+            &kernels::EMBEDDING_SUMS,
+            (long.count, columns),
+            THREADS,
+            0,
+            &arguments,
+        );
+    }
+
+    fn gather(&self, y: Span, x: Span, rows: &Indices) {
+        assert_eq!(y.element, x.element, "rows of one type");
+        let arguments = [
+            y.address.into(),
+            x.address.into(),
+            rows.rows.address.into(),
+            width(y.len, rows.count).into(),
+        ];
+        self.by_rows(kernels::GATHER_ROWS.of(x.element), rows.count, &arguments);
+    }
+
+    fn gather_backward(&self, dx: Span, dy: Span, rows: &Indices) {
+        assert_eq!(dx.element, dy.element, "rows of one type");
+        let arguments = [
+            dx.address.into(),
+            dy.address.into(),
+            rows.order.address.into(),
+            rows.groups.memory.address.into(),
+            width(dy.len, rows.count).into(),
+        ];
+        self.by_rows(
+            kernels::SCATTER_ROWS.of(dx.element),
+            rows.groups.count,
+            &arguments,
+        );
+    }
+
+    fn rms_norm(&self, y: Span, scale: Span, x: Span, w: Span, eps: f32) {
+        let (rows, d) = (x.len / w.len, w.len);
+        assert!(scale.len == rows && y.len == x.len, "a scale for each row");
+        let arguments = [
+            y.address.into(),
+            scale.address.into(),
+            x.address.into(),
+            w.address.into(),
+            (rows as u32).into(),
+            (d as u32).into(),
+            eps.into(),
+        ];
+        self.by_warps(kernels::RMSNORM_FORWARD.of(x.element), rows, &arguments);
+    }
+
+    fn rms_norm_backward(&self, dx: Span, dw: Span, dy: Span, x: Span, w: Span, scale: Span) {
+        let (rows, d) = (x.len / w.len, w.len);
+        assert!(
+            dx.len == x.len && dy.len == x.len && dw.len == d && scale.len == rows,
+            "shapes of a norm"
+        );
+        let count = rows.div_ceil(NORM_ROWS);
+        let parts = self.gpu.scratch("norm", count * d * 4);
+        let (n, d) = (Argument::from(rows as u32), Argument::from(d as u32));
+        let arguments = [
+            parts.into(),
+            dy.address.into(),
+            x.address.into(),
+            scale.address.into(),
+            n,
+            d,
+            (NORM_ROWS as u32).into(),
+        ];
+        let kernel = kernels::RMSNORM_WEIGHT_PARTS.of(x.element);
+        self.gpu
+            .launch(kernel, (w.len.div_ceil(128), count), 128, 0, &arguments);
+        let arguments = [dw.address.into(), parts.into(), (count as u32).into(), d];
+        self.gpu.launch(
+            &kernels::ADD_COLUMNS,
+            (w.len.div_ceil(32), 1),
+            THREADS,
+            0,
+            &arguments,
+        );
+        let arguments = [
+            dx.address.into(),
+            dx.address.into(),
+            dy.address.into(),
+            x.address.into(),
+            w.address.into(),
+            scale.address.into(),
+            n,
+            d,
+        ];
+        self.by_warps(kernels::RMSNORM_BACKWARD.of(x.element), rows, &arguments);
+    }
+
+    fn swiglu(&self, act: Span, gate_up: Span, f: usize) {
+        let arguments = [
+            act.address.into(),
+            gate_up.address.into(),
+            (f as u32).into(),
+        ];
+        self.by_columns(kernels::SWIGLU_FORWARD.of(act.element), act, f, &arguments);
+    }
+
+    fn swiglu_backward(&self, gate_up: Span, act: Span, d_act: Span, f: usize) {
+        let arguments = [
+            gate_up.address.into(),
+            act.address.into(),
+            d_act.address.into(),
+            (f as u32).into(),
+        ];
+        self.by_columns(kernels::SWIGLU_BACKWARD.of(act.element), act, f, &arguments);
+    }
+
+    fn linear(&self, y: Span, into: Into, x: Span, weights: &Weights, matrix: &Matrix) {
+        let product = Product {
+            m: x.len / matrix.inputs,
+            n: matrix.outputs,
+            k: matrix.inputs,
+            left_transposed: false,
+            right_transposed: true,
+            factors: x.element,
+            result: y.element,
+            add: into == Into::Add,
+        };
+        self.multiply(
+            y,
+            x.address,
+            self.matrix(weights, matrix, x.element),
+            product,
+        );
+    }
+
+    fn linear_dx(&self, dx: Span, into: Into, dy: Span, weights: &Weights, matrix: &Matrix) {
+        let product = Product {
+            m: dy.len / matrix.outputs,
+            n: matrix.inputs,
+            k: matrix.outputs,
+            left_transposed: false,
+            right_transposed: false,
+            factors: dy.element,
+            result: dx.element,
+            add: into == Into::Add,
+        };
+        self.multiply(
+            dx,
+            dy.address,
+            self.matrix(weights, matrix, dy.element),
+            product,
+        );
+    }
+
+    fn linear_dw(&self, dw: Span, dy: Span, x: Span, inputs: usize) {
+        assert_eq!(dy.element, x.element, "factors of one type");
+        let product = Product {
+            m: dw.len / inputs,
+            n: inputs,
+            k: x.len / inputs,
+            left_transposed: true,
+            right_transposed: false,
+            factors: x.element,
+            result: dw.element,
+            add: true,
+        };
+        if product.k > 0 {
+            self.multiply(dw, dy.address, x.address, product);
+        }
+    }
+
+    fn rope(&self, qkv: Span, heads: Heads, places: &Places) {
+        self.turn(qkv, heads, places, 1.0);
+    }
+
+    fn rope_backward(&self, d_qkv: Span, heads: Heads, places: &Places) {
+        self.turn(d_qkv, heads, places, -1.0);
+    }
+
+    fn attention(&self, out: Span, lse: Span, qkv: Span, heads: Heads, places: &Places) {
+        let kernels = Attention::of(qkv.element, heads, places);
+        let arguments = [
+            out.address.into(),
+            lse.address.into(),
+            qkv.address.into(),
+            kernels.tiles.memory.address.into(),
+            shape(heads),
+        ];
+        kernels.launch(&self.gpu, kernels.forward, heads.heads, &arguments);
+    }
+
+    fn attention_backward(
+        &self,
+        d_qkv: Span,
+        d_out: Span,
+        out: Span,
+        lse: Span,
+        qkv: Span,
+        heads: Heads,
+        places: &Places,
+    ) {
+        let count = lse.len;
+        let delta = self.gpu.scratch("delta", count * 4);
+        let arguments = [
+            delta.into(),
+            out.address.into(),
+            d_out.address.into(),
+            (count as u32).into(),
+            (heads.head_dim as u32).into(),
+        ];
+        self.by_warps(kernels::ATTENTION_DELTA.of(out.element), count, &arguments);
+        let kernels = Attention::of(qkv.element, heads, places);
+        let arguments = [
+            d_qkv.address.into(),
+            d_out.address.into(),
+            lse.address.into(),
+            delta.into(),
+            qkv.address.into(),
+            kernels.tiles.memory.address.into(),
+            shape(heads),
+        ];
+        kernels.launch(&self.gpu, kernels.queries, heads.heads, &arguments);
+        kernels.launch(&self.gpu, kernels.keys, heads.groups, &arguments);
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: Span,
+        targets: &[u32],
+        weight: f64,
+        z_loss: f64,
+        gradient: bool,
+    ) -> Sums {
+        let stats = self.cross_entropy_rows(logits, targets, 0, weight, z_loss, gradient);
+        self.sums(stats, targets.len())
+    }
+
+    fn distillation(
+        &self,
+        logits: Span,
+        teacher: Span,
+        targets: &[u32],
+        options: Distillation,
+        weight: f64,
+        gradient: bool,
+    ) -> Sums {
+        assert!(
+            teacher.len == logits.len && teacher.element == logits.element,
+            "two vocabularies"
+        );
+        let rows = targets.len();
+        let temperature = options.temperature;
+        // The gradient of a divergence at temperature T carries 1 / T.
+        let squared = if options.scale_by_squared_temperature {
+            temperature * temperature
+        } else {
+            1.0
+        };
+        let pulled = weight * options.kd_weight * squared / temperature;
+        let taught = weight * (1.0 - options.kd_weight);
+        let stats = self.gpu.scratch("stats", rows * 4 * size_of::<f32>());
+        let targets = self.gpu.hand_over("targets", targets);
+        let arguments = [
+            logits.address.into(),
+            teacher.address.into(),
+            stats.into(),
+            targets.into(),
+            (temperature as f32).into(),
+            (pulled as f32).into(),
+            (taught as f32).into(),
+            u32::from(gradient).into(),
+            width(logits.len, rows).into(),
+        ];
+        self.by_rows(kernels::DISTILLATION.of(logits.element), rows, &arguments);
+        self.sums(stats, rows)
+    }
+
+    fn log_probabilities(&self, logits: Span, targets: &[u32]) -> Vec<f64> {
+        let stats = self.cross_entropy_rows(logits, targets, 0, 0.0, 0.0, false);
+        let stats = self.gpu.read::<f32>(stats, 4 * targets.len());
+        stats
+            .chunks_exact(4)
+            .map(|row| -f64::from(row[0]))
+            .collect()
+    }
+
+    fn log_probability_gradient(&self, logits: Span, targets: &[u32], coefficients: &[f64]) {
+        assert_eq!(
+            targets.len(),
+            coefficients.len(),
+            "a coefficient for each row"
+        );
+        let weights: Vec<f32> = coefficients
+            .iter()
+            .map(|coefficient| -coefficient as f32)
+            .collect();
+        let weights = self.gpu.hand_over("coefficients", &weights);
+        self.cross_entropy_rows(logits, targets, weights, 0.0, 0.0, true);
+    }
+
+    fn sum_of_squares(&self, x: Span) -> f64 {
+        let count = x.len.div_ceil(SQUARES);
+        let parts = self.gpu.scratch("squares", (count + 1) * size_of::<f64>());
+        let total = parts + (count * size_of::<f64>()) as u64;
+        let arguments = [
+            parts.into(),
+            x.address.into(),
+            (x.len as u64).into(),
+            (SQUARES as u32).into(),
+        ];
+        self.gpu
+            .launch(&kernels::SQUARES, (count, 1), THREADS, 0, &arguments);
+        let arguments = [total.into(), parts.into(), (count as u32).into()];
+        self.gpu
+            .launch(&kernels::SUM_PARTS, (1, 1), THREADS, 0, &arguments);
+        self.gpu.read::<f64>(total, 1)[0]
+    }
+
+    fn adamw(
+        &self,
+        weights: &mut Weights,
+        m: &mut Buffer,
+        v: &mut Buffer,
+        g: &Buffer,
+        step: AdamWStep,
+        decayed: &[Range<usize>],
+    ) {
+        let plain = AdamWStep { keep: 1.0, ..step };
+        let mut start = 0;
+        for range in joined(decayed) {
+            self.update(weights, m, v, g, start..range.start, plain);
+            self.update(weights, m, v, g, range.clone(), step);
+            start = range.end;
+        }
+        self.update(weights, m, v, g, start..weights.values.len, plain);
+    }
+}
+
+impl Cuda {
+    /// Threads for the columns of rows `[N, f]`.
+    fn by_columns(&self, kernel: &Kernel, rows: Span, f: usize, arguments: &[Argument]) {
+        let wide = 16 / rows.element.bytes();
+        let per_thread = if f.is_multiple_of(wide) { wide } else { 1 };
+        let blocks = f.div_ceil(per_thread * THREADS as usize);
+        self.gpu
+            .launch(kernel, (rows.len / f.max(1), blocks), THREADS, 0, arguments);
+    }
+}
+
+/// Neighbouring ranges made one, so that fewer kernels start.
+fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range.clone()),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_updated_together() {
+        assert_eq!(joined(&[0..3, 3..9, 10..12]), [0..9, 10..12]);
+        assert!(joined(&[]).is_empty());
+    }
+}
