@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_vocabulary_goes_through() {
         let kinds = crate::kinds();
-        let mut facts = Facts::default();
+        let mut facts = kbuild_engine::facts::Facts::default();
         facts.set("vocab_size", 300);
         facts.set_fact("vocab", Fact::Symbol("tok.tokenizer".to_owned()));
         let inputs = [("tokenizer", facts.clone())];
