@@ -223,7 +223,8 @@ fn damage_state(dozen: &Dozen) {
             let (said, what) = (ran.stderr(), format!("{damage:?} {}", name.display()));
             assert!(!said.contains("panicked"), "{what}: {said}");
             let must_say = match name.iter().next().and_then(|room| room.to_str()) {
-                Some("receipts" | "memo") => damage != Damage::Deleted,
+                // Where a seal answers, a memo is not read, and its damage is met when it is.
+                Some("receipts") => damage != Damage::Deleted,
                 Some("blobs") => true,
                 _ => false,
             };

@@ -93,13 +93,20 @@ fn instruction_documents_hold_no_prompt_of_evaluation() {
 }
 
 #[test]
-fn right_answers_get_the_full_gold_reward() {
-    for record in records("chat") {
-        assert!(Gold::of(&record).unwrap().is_some(), "{record}");
-        let answer = text(&record["messages"][1], "content");
-        let reward = gold::reward(&record, answer, true);
-        assert!(reward > 0.999, "{reward} for {record}");
+fn plain_answers_get_the_full_gold_reward_and_one_in_three_is_wordy() {
+    let conversations = records("chat");
+    let mut plain = 0;
+    for record in &conversations {
+        assert!(Gold::of(record).unwrap().is_some(), "{record}");
+        let said = text(&record["messages"][1], "content");
+        if gold::reward(record, said, true) > 0.999 {
+            plain += 1;
+        } else if let Some(answer) = record["gold"]["answer"].as_str() {
+            assert!(said != answer && said.contains(answer), "{record}");
+        }
     }
+    let share = f64::from(plain) / conversations.len() as f64;
+    assert!((0.6..0.73).contains(&share), "{share}");
     for path in ["prompts/eval", "prompts/online.jsonl.zst"] {
         assert!(
             records(path)

@@ -162,6 +162,8 @@ fn a_matrix_names_its_variants_with_floats_in_shortest_form() {
 fn a_composite_becomes_its_steps() {
     let kananafile = loaded(
         r#"
+        [resources]
+        disk = 1
         [goal]
         all = [":rounds"]
         [task.rounds]

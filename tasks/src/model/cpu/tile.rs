@@ -39,6 +39,10 @@ macro_rules! tile {
     ($name:ident, $($feature:literal)?, $vector:ty, $lanes:literal, $zero:expr, $load:expr, $store:expr, $splat:expr,
      $fma:expr) => {
         $(#[target_feature(enable = $feature)])?
+        #[expect(
+            clippy::too_many_arguments,
+            reason = "a kernel's operands: a struct of them would live in memory"
+        )]
         unsafe fn $name<const ROWS: usize, const VECTORS: usize, const FLAT: bool>(
             k: usize,
             a: *const f32,

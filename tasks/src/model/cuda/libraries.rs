@@ -226,15 +226,14 @@ mod tests {
         assert_eq!(python_packages(prefix.path()), [prefix.path().join(below)]);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_library_without_the_symbols_is_named_with_what_it_lacks() {
         let needed = Needed {
             symbols: &["malloc", "cuNothingOfTheKind"],
             ..DRIVER
         };
-        let Some(library) = open("libc.so.6") else {
-            return assert!(!cfg!(target_os = "linux"), "every Linux has a libc");
-        };
+        let library = open("libc.so.6").expect("every Linux has a libc");
         let missing = vec!["cuNothingOfTheKind"];
         let from = "libc".to_owned();
         assert_eq!(
