@@ -69,7 +69,8 @@ fn first_below(folder: PathBuf) -> PathBuf {
 
 #[test]
 fn every_change_is_noticed() {
-    let changes: [(&str, fn(&Project), &str); 8] = [
+    type Change = (&'static str, fn(&Project), &'static str);
+    let changes: [Change; 8] = [
         ("nothing", |_| (), ""),
         (
             "a source",

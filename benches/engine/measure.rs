@@ -28,6 +28,10 @@ pub fn command(program: &Path, folder: &Path, arguments: &[&str]) -> Command {
 #[allow(unsafe_code)]
 pub fn run(command: &mut Command) -> Cost {
     let begun = Instant::now();
+    #[expect(
+        clippy::zombie_processes,
+        reason = "`wait4` below reaps it, and tells its times"
+    )]
     let child = command.spawn().expect("the command starts");
     let pid = libc::pid_t::try_from(child.id()).expect("a pid");
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());

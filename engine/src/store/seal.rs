@@ -379,7 +379,8 @@ mod tests {
     fn holds_until_something_moves() {
         let world = World::new();
         assert_eq!(world.answer(), None, "nobody has sealed anything");
-        let moves: [(&str, fn(&Path)); 5] = [
+        type Move = (&'static str, fn(&Path));
+        let moves: [Move; 5] = [
             ("other bytes", |data| {
                 fs::write(data.join("a"), "c").unwrap()
             }),
