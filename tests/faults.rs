@@ -220,7 +220,7 @@ fn a_hard_link_to_a_file_of_the_user_is_a_copy() {
         project.write(&format!("there/{name}"), "changed");
         assert_eq!(project.read(&format!("cache/latest/t/{name}")), "mine");
     }
-    project.ok(&["verify"]).says("0 damaged");
+    project.ok(&["fsck"]).says("0 damaged");
 }
 
 #[test]
