@@ -5,6 +5,7 @@
 
 mod arguments;
 mod attempt;
+mod blame;
 mod claim;
 mod driver;
 mod journal;

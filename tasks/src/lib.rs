@@ -1,6 +1,6 @@
 //! What an LLM build does: the table of kinds, and the formats that travel between them.
 //!
-//! `program → tasks → engine`, never back. `model/` alone names candle, gemm or cudarc.
+//! `program → tasks → engine`, never back. `model/` alone names candle or cudarc.
 
 pub mod chat;
 pub mod data;

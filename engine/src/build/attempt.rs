@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::arguments::arguments;
+use super::blame::blame;
 use super::claim::{Claim, claim};
 use super::driver::Job;
 use super::machine;
@@ -135,7 +136,11 @@ pub async fn attempt(
     let running = run(launch, sender, job.stop.subscribe());
     let (ended, ()) = tokio::join!(running, listener(receiver));
     match ended.failure {
-        Some(failure) => Err(failure),
+        Some(failure) => Err(blame(
+            failure,
+            &staged.inputs(),
+            job.shared.workspace.root(),
+        )),
         None => Ok(ended),
     }
 }

@@ -45,6 +45,11 @@ impl Staged {
         self.directory.join("request.json")
     }
 
+    /// Links to all inputs, by port.
+    pub fn inputs(&self) -> PathBuf {
+        self.directory.join("in")
+    }
+
     /// Directory of all outputs.
     pub fn out(&self) -> PathBuf {
         self.directory.join("out")
@@ -138,7 +143,7 @@ fn program_files(job: &Job) -> Vec<PathBuf> {
 }
 
 fn stage_input(job: &Job, port: &InputPort, staged: &mut Staged) -> Result<(), Failure> {
-    let directory = staged.directory.join("in").join(&port.name);
+    let directory = staged.inputs().join(&port.name);
     fs::create_dir_all(&directory).at(&directory)?;
     let bound = port
         .bindings

@@ -1,4 +1,4 @@
-//! Llama: one architecture, one training core. The only place that names candle, gemm or cudarc.
+//! Llama: one architecture, one training core. The only place that names candle or cudarc.
 //!
 //! ```text
 //! Config ─▶ Layout (names → ranges of one flat arena) ─▶ Model (config + weights) ⇄ Hugging Face directory
