@@ -24,6 +24,7 @@ use super::cuda::{Cuda, Element, Gpu, WIDEST_HEAD};
 use super::error::ModelError;
 use super::layout::Layout;
 use super::loss::{Distillation, Sums};
+use super::ops::Ops;
 use super::ops::timed::{Timed, Times};
 use super::optimizer::{AdamW, Rate};
 use super::stack::Stack;
@@ -100,22 +101,6 @@ impl Device {
         cpu.pool()
     }
 
-    fn timed_engine(&self, model: Model, times: Times) -> Box<dyn Engine> {
-        let Model {
-            config, weights, ..
-        } = model;
-        match &self.0 {
-            Place::Cpu(cpu) => {
-                let ops = cpu.clone();
-                Box::new(Stack::new(Timed { ops, times }, &config, weights))
-            }
-            Place::Gpu(cuda, _) => {
-                let ops = cuda.clone();
-                Box::new(Stack::new(Timed { ops, times }, &config, weights))
-            }
-        }
-    }
-
     /// Floating-point operations a second of the best loop that the processor knows, by measurement; none for a card.
     pub fn peak_flops(&self) -> Option<f64> {
         match &self.0 {
@@ -124,21 +109,29 @@ impl Device {
         }
     }
 
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, ModelError> {
-        let Model {
-            config, weights, ..
-        } = model;
-        Ok(match &self.0 {
-            Place::Cpu(cpu) => Box::new(Stack::new(cpu.clone(), &config, weights)),
+    fn engine(&self, model: Model, times: Option<Times>) -> Result<Box<dyn Engine>, ModelError> {
+        match &self.0 {
+            Place::Cpu(cpu) => Ok(stack(cpu.clone(), model, times)),
             Place::Gpu(cuda, _) => {
-                if config.head_dim > WIDEST_HEAD {
-                    let message = format!("heads of width {} on a GPU", config.head_dim);
+                let width = model.config.head_dim;
+                if width > WIDEST_HEAD {
+                    let message = format!("heads of width {width} on a GPU");
                     let help = format!("at most {WIDEST_HEAD}, or `device = \"cpu\"`");
                     return Err(ModelError::invalid(message, help));
                 }
-                Box::new(Stack::new(cuda.clone(), &config, weights))
+                Ok(stack(cuda.clone(), model, times))
             }
-        })
+        }
+    }
+}
+
+fn stack<O: Ops>(ops: O, model: Model, times: Option<Times>) -> Box<dyn Engine> {
+    let Model {
+        config, weights, ..
+    } = model;
+    match times {
+        None => Box::new(Stack::new(ops, &config, weights)),
+        Some(times) => Box::new(Stack::new(Timed { ops, times }, &config, weights)),
     }
 }
 
@@ -223,19 +216,19 @@ pub struct Core {
 impl Core {
     /// Brings a model to a device.
     pub fn new(model: Model, device: &Device) -> Result<Self, ModelError> {
-        model.config.validate()?;
-        Ok(Self {
-            config: model.config.clone(),
-            engine: device.engine(model)?,
-        })
+        Self::bring(model, device, None)
     }
 
     /// The same, with the time of every operation added to `times`.
     pub fn timed(model: Model, device: &Device, times: Times) -> Result<Self, ModelError> {
+        Self::bring(model, device, Some(times))
+    }
+
+    fn bring(model: Model, device: &Device, times: Option<Times>) -> Result<Self, ModelError> {
         model.config.validate()?;
         Ok(Self {
             config: model.config.clone(),
-            engine: device.timed_engine(model, times),
+            engine: device.engine(model, times)?,
         })
     }
 

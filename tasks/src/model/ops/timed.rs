@@ -43,8 +43,14 @@ impl<O: Ops> Ops for Timed<O> {
     type Places = O::Places;
     type Indices = O::Indices;
 
+    const HEAD_ROWS: usize = O::HEAD_ROWS;
+
     fn zeros(&self, len: usize) -> Self::Buffer {
         self.ops.zeros(len)
+    }
+
+    fn activations(&self, len: usize) -> Self::Buffer {
+        self.ops.activations(len)
     }
 
     fn upload(&self, values: Vec<f32>) -> Self::Buffer {
