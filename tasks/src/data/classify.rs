@@ -134,7 +134,7 @@ fn threshold(
     };
     let pool = pool(context)?;
     let mut scores = Vec::new();
-    for path in parts::shards(context, "sample") {
+    for path in parts::files(context, "sample") {
         map_in_order(
             &pool,
             documents::read(&path)?,

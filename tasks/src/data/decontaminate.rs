@@ -130,7 +130,7 @@ fn predict(known: &Known<'_>, port: &str) -> Prediction {
 
 fn run(params: &Params, context: &mut Context, port: &str) -> Result<(), Failure> {
     let mut texts = Vec::new();
-    for path in parts::shards(context, "evaluation") {
+    for path in parts::files(context, "evaluation") {
         texts.extend(evaluation_texts(&path)?);
     }
     let evaluation = Evaluation::of(texts, params.n_gram.max(1) as usize);
@@ -174,7 +174,7 @@ pub struct Decontaminate;
 
 impl TaskKind for Decontaminate {
     const NAME: &'static str = "decontaminate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str =
         "drops documents that share 12 words in a row with an evaluation set";
 
@@ -197,7 +197,7 @@ pub struct DecontaminateChat;
 
 impl TaskKind for DecontaminateChat {
     const NAME: &'static str = "decontaminate-chat";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str =
         "drops conversations that share 12 words in a row with an evaluation set";
 
@@ -220,7 +220,9 @@ impl TaskKind for DecontaminateChat {
 mod tests {
     use super::*;
     use crate::formats::documents::{Document, read_all, write_all};
-    use crate::testing::{Job, shards};
+    use crate::testing::{Job, artifact, shards};
+    use kbuild_engine::artifact::Shape;
+    use kbuild_engine::runner::RequestInput;
     use serde_json::json;
 
     const QUESTION: &str = "What is the sum of all whole numbers from one to one hundred, exactly?";
@@ -256,20 +258,31 @@ mod tests {
             &[json!({"prompt": [{"role": "user", "content": QUESTION}]})],
         )
         .unwrap();
-        let run = |kind: &str, port: &str, path| {
+        // Labels, and sources that may be labels, are files without parts.
+        let run = |kind: &str, port: &str, path, evaluation: RequestInput| {
             Job::new(&kinds, kind, json!({}))
                 .input(port, shards(&[path]))
-                .input("evaluation", shards(std::slice::from_ref(&evaluation)))
+                .input("evaluation", evaluation)
                 .run()
                 .unwrap()
         };
-        let done = run("decontaminate", "documents", documents);
+        let done = run(
+            "decontaminate",
+            "documents",
+            documents,
+            shards(std::slice::from_ref(&evaluation)),
+        );
         let left = read_all(&done.output("documents").parts[0]).unwrap();
         assert_eq!(left, vec![Document::new("else")]);
         let ledger = Ledger::read(&done.output("ledger").parts[0]).unwrap();
         assert_eq!(ledger.dropped["contaminated"].documents, 1);
 
-        let done = run("decontaminate-chat", "chat", chats);
+        let done = run(
+            "decontaminate-chat",
+            "chat",
+            chats,
+            artifact(Shape::File, &evaluation),
+        );
         let left: Vec<Value> = Records::open(&done.output("chat").parts[0])
             .unwrap()
             .collect::<Result<_, _>>()

@@ -114,7 +114,7 @@ fn scored(
     let pool = pool(context)?;
     let mut seen = HashSet::new();
     let mut scored = Vec::new();
-    for path in parts::shards(context, "pool") {
+    for path in parts::files(context, "pool") {
         map_in_order(
             &pool,
             documents::read(&path)?,

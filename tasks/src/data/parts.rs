@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use kbuild_engine::artifact::Shape;
 use kbuild_engine::runner::{Context, Failure, Part};
 use rayon::prelude::*;
 
@@ -129,11 +130,14 @@ pub fn clean_part(
     ledger.write(output(part, "ledger"))
 }
 
-/// Every shard of every artifact of a port, in order.
-pub fn shards(context: &Context, port: &str) -> Vec<PathBuf> {
+/// Every file of every artifact of a port, in order: the shards of one that has them.
+pub fn files(context: &Context, port: &str) -> Vec<PathBuf> {
     context
         .many(port)
         .iter()
-        .flat_map(|artifact| artifact.parts.clone())
+        .flat_map(|artifact| match artifact.shape {
+            Shape::Shards => artifact.parts.clone(),
+            Shape::File | Shape::Directory => vec![artifact.path.clone()],
+        })
         .collect()
 }

@@ -156,7 +156,7 @@ impl TaskKind for TrainClassifier {
 
 fn mined(context: &Context) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for path in parts::shards(context, "positives") {
+    for path in parts::files(context, "positives") {
         for document in documents::read(&path)? {
             texts.push(document?.text);
         }

@@ -152,7 +152,7 @@ fn complaints(params: &Params) -> Vec<Complaint> {
 
 fn texts(context: &Context) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for path in parts::shards(context, "documents") {
+    for path in parts::files(context, "documents") {
         for document in documents::read(&path)? {
             texts.push(document?.text);
         }

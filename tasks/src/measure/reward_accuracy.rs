@@ -19,6 +19,7 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::{Batch, Core, Device, Head, Model};
 use crate::train::dialogue::{Boundary, tokenize_preference};
 use crate::train::records::{self, TokenPair};
+use crate::train::reward_model::rewards;
 
 /// The `evaluate-reward-model` kind.
 pub struct EvaluateRewardModel;
@@ -167,17 +168,6 @@ fn judge(model: Model, pairs: &[TokenPair], context: &mut Context) -> Result<Vec
         }
     }
     Ok(judged)
-}
-
-/// The score at the last token of every sequence.
-pub fn rewards(core: &mut Core, batch: &Batch) -> Result<Vec<f64>, Failure> {
-    core.forward_only(batch, None)?;
-    let rows: Vec<usize> = batch.ends.iter().map(|end| end - 1).collect();
-    let mut rewards = Vec::new();
-    core.score_head(&rows, false, &mut |scores| {
-        rewards = scores.iter().map(|score| f64::from(*score)).collect();
-    })?;
-    Ok(rewards)
 }
 
 /// Accuracy, margins and lengths of judged pairs.

@@ -7,9 +7,10 @@ use kbuild_tasks::measure::likelihood::Reader;
 use kbuild_tasks::measure::multiple_choice::{
     Choice, Normalisation, Rolling, bits_per_byte, centred, encode_pair, pass_at_k, predict,
 };
-use kbuild_tasks::measure::reward_accuracy::{Judged, rewards, summary};
+use kbuild_tasks::measure::reward_accuracy::{Judged, summary};
 use kbuild_tasks::measure::statistics::{mean, standard_error};
 use kbuild_tasks::model::{Batch, Core, Device, Model};
+use kbuild_tasks::train::reward_model::rewards;
 use serde_json::Value;
 
 use super::surgery::numbers;

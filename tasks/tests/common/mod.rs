@@ -270,7 +270,7 @@ pub fn predict(
 pub fn artifact(shape: Shape, path: &Path) -> RequestInput {
     let parts = match shape {
         Shape::Shards => entries(path),
-        Shape::File | Shape::Directory => vec![path.to_owned()],
+        Shape::File | Shape::Directory => Vec::new(),
     };
     RequestInput {
         label: String::new(),
@@ -290,7 +290,7 @@ pub fn shards(parts: &[PathBuf]) -> RequestInput {
         .unwrap_or(Path::new("."));
     RequestInput {
         parts: parts.to_vec(),
-        ..artifact(Shape::File, parent)
+        ..artifact(Shape::Shards, parent)
     }
 }
 
