@@ -333,7 +333,7 @@ pub struct GcArgs {
     #[arg(long)]
     pub yes: bool,
     /// Free no more than it takes for the store to be this small: `10GB`. What is quick to make goes first
-    #[arg(long, value_name = "SIZE", value_parser = crate::console::text::parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_size: Option<u64>,
     /// Free only what is older than this: `30d`, `12h`
     #[arg(long, value_name = "AGE", value_parser = age)]
@@ -368,6 +368,13 @@ pub fn verbs() -> Vec<String> {
         .get_subcommands()
         .map(|verb| verb.get_name().to_owned());
     names.chain(["help".to_owned()]).collect()
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let whole = text.parse().ok();
+    whole
+        .or_else(|| kbuild_engine::kananafile::size(text))
+        .ok_or_else(|| "expected a size such as `500M`, `10GB` or `1.5GiB`".to_owned())
 }
 
 fn age(text: &str) -> Result<Duration, String> {

@@ -73,7 +73,7 @@ impl Project {
         let kananafile = kananafile::load(&files, kinds, options).map_err(Closed::Problems)?;
         Ok(Self {
             read: read.into_inner(),
-            store: Store::new(workspace.root().join("cache")),
+            store: Store::of(&workspace),
             graph: Arc::new(kananafile.graph.clone()),
             workspace,
             kananafile,

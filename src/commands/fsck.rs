@@ -9,7 +9,7 @@ use crate::console::{self, text};
 
 pub fn run(project_args: &ProjectArgs, args: &FsckArgs) -> Result<Exit, Stop> {
     let (workspace, _) = workspace(project_args)?;
-    let store = Store::new(workspace.root().join("cache"));
+    let store = Store::of(&workspace);
     let found = store.examine();
     let is_repaired = args.repair && !found.findings.is_empty();
     if is_repaired && !store.repair(&found.findings)? {

@@ -1,6 +1,6 @@
 //! `kbuild gc`: what no goal reaches; first a list, then, with `--yes`, its removal.
 
-use kbuild_engine::store::{Budget, Kept};
+use kbuild_engine::store::{Kept, Limits};
 use serde_json::json;
 
 use super::artifact::choose;
@@ -18,12 +18,12 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
         project.store.unpin(&choose(&project, word)?.receipt.key)?;
     }
     let reached = project.reached();
-    let budget = Budget {
+    let limits = Limits {
         max_bytes: args.max_size,
         older_than: args.older_than,
     };
     let kept = if args.yes {
-        match project.store.collect(&reached, &budget)? {
+        match project.store.collect(&reached, &limits)? {
             Some(kept) => kept,
             None => {
                 return Err(Stop::missing(
@@ -33,7 +33,7 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
             }
         }
     } else {
-        project.store.garbage(&reached, &budget)
+        project.store.garbage(&reached, &limits)
     };
     let pins = project.store.pins().len();
     if args.json {

@@ -13,7 +13,7 @@ use crate::console::{self, events};
 
 pub fn run(project_args: &ProjectArgs, args: &LogArgs) -> Result<Exit, Stop> {
     let (workspace, _) = workspace(project_args)?;
-    let store = Store::new(workspace.root().join("cache"));
+    let store = Store::of(&workspace);
     let task = args
         .task
         .as_deref()

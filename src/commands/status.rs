@@ -11,7 +11,7 @@ use crate::console::{self, status};
 
 pub fn run(project_args: &ProjectArgs, args: &StatusArgs) -> Result<Exit, Stop> {
     let (workspace, _) = workspace(project_args)?;
-    let store = Store::new(workspace.root().join("cache"));
+    let store = Store::of(&workspace);
     let Some(build) = store.builds().pop() else {
         console::talk("nothing was built here yet");
         return Ok(Exit::Done);

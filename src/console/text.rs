@@ -56,31 +56,6 @@ pub fn number(number: &serde_json::Number) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// `10G`, `500 MB`, `1.5GiB`, `4096`: bytes as people write them.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let unit = unit.trim().to_ascii_lowercase();
-    let factor = match unit.trim_end_matches('b') {
-        "" => 1.0,
-        "k" => 1e3,
-        "m" => 1e6,
-        "g" => 1e9,
-        "t" => 1e12,
-        "ki" => 1024.0,
-        "mi" => 1048576.0,
-        "gi" => 1073741824.0,
-        "ti" => 1099511627776.0,
-        _ => return Err("expected a size such as `500M`, `10GB` or `1.5GiB`".to_owned()),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("`{number}` is not a number"))?;
-    Ok((number * factor) as u64)
-}
-
 /// `12 B`, `3.4 kB`, `1.2 MB`: powers of a thousand.
 pub fn bytes(size: u64) -> String {
     if size < 1000 {
@@ -188,10 +163,6 @@ mod tests {
         ] {
             assert_eq!(shown(value), text);
         }
-        assert_eq!(parse_bytes("10G"), Ok(10_000_000_000));
-        assert_eq!(parse_bytes("1.5 KiB"), Ok(1536));
-        assert_eq!(parse_bytes("7"), Ok(7));
-        assert!(parse_bytes("ten").is_err() && parse_bytes("3 parsecs").is_err());
     }
 
     #[test]

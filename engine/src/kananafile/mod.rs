@@ -37,7 +37,7 @@ pub use budget::Budget;
 pub use plugin::Plugin;
 pub use problem::{Problem, Severity, suggest};
 pub use resources::Resources;
-pub use settings::duration;
+pub use settings::{duration, size};
 
 use crate::graph::{Graph, Place, RunSettings, TaskId};
 use crate::kind::{Kind, Kinds};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::draft::Draft;
 use super::node::{Key, Node, Span, Val};
 use super::problem::{Report, did_you_mean};
+use super::settings::size;
 use super::vars::Vars;
 use crate::facts::Prediction;
 use crate::graph::Device;
@@ -77,23 +78,6 @@ fn memory(node: &Node, report: &Report) -> Option<u64> {
         report.error(node.span, "`memory` is not a size", help);
     }
     bytes
-}
-
-/// `512GiB` in bytes.
-fn size(text: &str) -> Option<u64> {
-    const UNITS: [(&str, f64); 6] = [
-        ("GiB", 1024.0 * 1024.0 * 1024.0),
-        ("TiB", 1024.0 * 1024.0 * 1024.0 * 1024.0),
-        ("MiB", 1024.0 * 1024.0),
-        ("GB", 1e9),
-        ("TB", 1e12),
-        ("MB", 1e6),
-    ];
-    let (number, factor) = UNITS
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    let number: f64 = number.trim().parse().ok()?;
-    (number.is_finite() && number >= 0.0).then(|| (number * factor) as u64)
 }
 
 /// Reports every task that asks for more than any machine has.
@@ -178,18 +162,4 @@ fn check_memory(
 
 fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("16GB"), Some(16_000_000_000));
-        assert_eq!(size("1.5 GiB"), Some(1_610_612_736));
-        assert_eq!(size("16"), None);
-        assert_eq!(size("-1GB"), None);
-        assert_eq!(size("GB"), None);
-    }
 }

@@ -94,9 +94,39 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// `512GiB`, `10 GB` or `500M` in bytes.
+pub fn size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+    let (number, unit) = text.split_at(end);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let factor = match unit.trim_end_matches('b') {
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        "ki" => 1024.0,
+        "mi" => 1048576.0,
+        "gi" => 1073741824.0,
+        "ti" => 1099511627776.0,
+        _ => return None,
+    };
+    let number: f64 = number.parse().ok()?;
+    Some((number * factor) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("16GB"), Some(16_000_000_000));
+        assert_eq!(size("500M"), Some(500_000_000));
+        assert_eq!(size("1.5 GiB"), Some(1_610_612_736));
+        for wrong in ["", "16", "-1GB", "GB", "3 parsecs", "1.2.3GB"] {
+            assert_eq!(size(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn times_are_sums_of_units() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Project;
-use crate::artifact::{Blob, Content};
+use crate::artifact::Blob;
 use crate::build::{self, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -118,8 +118,7 @@ impl Project {
             _ => None,
         });
         let blobs: BTreeSet<Digest> = receipts
-            .flat_map(|receipt| receipt.outputs.values())
-            .flat_map(Content::blobs)
+            .flat_map(|receipt| receipt.blobs())
             .map(|blob| blob.digest)
             .collect();
         for digest in blobs {

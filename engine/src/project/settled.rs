@@ -40,13 +40,8 @@ impl Question {
 
     /// What [`Project::seal`] left, if nothing has moved since.
     pub fn answer(&self, workspace: &Workspace) -> Option<Vec<u8>> {
-        store(workspace).sealed(&self.digest)
+        Store::of(workspace).sealed(&self.digest)
     }
-}
-
-/// The store of a workspace.
-pub(super) fn store(workspace: &Workspace) -> Store {
-    Store::new(workspace.root().join("cache"))
 }
 
 impl Project {
@@ -110,7 +105,7 @@ impl Project {
         let latest = self.store.root().join("latest");
         for (task, receipt) in self.hits(prepared) {
             grounds.own_path(&self.store.receipt_path(&receipt.key));
-            for blob in receipt.outputs.values().flat_map(|content| content.blobs()) {
+            for blob in receipt.blobs() {
                 grounds.own_path(&self.store.blob_path(&blob.digest));
             }
             for path in self.store.published(&task.name, &exports(task, receipt)) {
@@ -125,19 +120,14 @@ impl Project {
 
     fn ground_workspace(&self, prepared: &Prepared, grounds: &mut Grounds) -> Option<()> {
         let root = self.workspace.root();
-        for name in self.read.iter().chain(
-            prepared
-                .scan
-                .snapshot
-                .files
-                .keys()
-                .map(PathBuf::from)
-                .collect::<Vec<_>>()
-                .iter(),
-        ) {
+        let snapshot = &prepared.scan.snapshot;
+        for name in &self.read {
             grounds.followed(root, name);
         }
-        for id in prepared.scan.snapshot.sources.keys() {
+        for name in snapshot.files.keys() {
+            grounds.followed(root, name);
+        }
+        for id in snapshot.sources.keys() {
             let laid = prepared.scan.files(*id)?;
             let directories = self.workspace.directories(self.graph.source(*id), laid)?;
             let paths = laid
@@ -152,10 +142,10 @@ impl Project {
             for name in task
                 .executor
                 .program()
-                .into_iter()
+                .iter()
                 .flat_map(|program| &program.env)
             {
-                let value = prepared.scan.snapshot.env.get(name).cloned();
+                let value = snapshot.env.get(name).cloned();
                 grounds.env.insert(name.clone(), value);
             }
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::blobs::hash_file;
 use super::{BlobState, Memo, Store};
-use crate::artifact::{Blob, Content};
+use crate::artifact::Blob;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 
@@ -60,7 +60,7 @@ impl Store {
         let receipts = self.receipts();
         let mut named: BTreeMap<Digest, (Blob, BTreeSet<String>)> = BTreeMap::new();
         for receipt in &receipts {
-            for blob in receipt.outputs.values().flat_map(Content::blobs) {
+            for blob in receipt.blobs() {
                 let (_, tasks) = named.entry(blob.digest).or_insert((blob, BTreeSet::new()));
                 tasks.insert(receipt.task.clone());
             }
@@ -197,6 +197,7 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::Content;
     use crate::receipt::{Receipt, SCHEMA};
 
     /// A store with one result, and its blob.

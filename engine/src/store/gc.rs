@@ -45,7 +45,7 @@ pub struct Kept {
 
 /// How much may be removed, beside what nothing reaches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Budget {
+pub struct Limits {
     /// Stop removing once the store is no larger than this.
     pub max_bytes: Option<u64>,
     /// Only what is older than this.
@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// What can go when `reached` (the keys that goals need now), newest results and pins stay. Writes nothing.
-    pub fn garbage(&self, reached: &BTreeSet<Digest>, budget: &Budget) -> Kept {
+    pub fn garbage(&self, reached: &BTreeSet<Digest>, limits: &Limits) -> Kept {
         let roots = self.roots(reached);
         let (mut kept, rest): (Vec<Receipt>, Vec<Receipt>) = self
             .receipts()
@@ -124,7 +124,7 @@ impl Store {
             .into_iter()
             .partition(|receipt| is_part_of(receipt, &live));
         kept.extend(parts);
-        let (rest, spared) = self.within(rest, &kept, budget);
+        let (rest, spared) = self.within(rest, &kept, limits);
         kept.extend(spared);
         live.extend(blobs_of(&kept));
         let mut counted = live.clone();
@@ -140,22 +140,22 @@ impl Store {
         }
     }
 
-    /// The results among `rest` that are to go, and those that a budget spares.
+    /// The results among `rest` that are to go, and those that the limits spare.
     fn within(
         &self,
         rest: Vec<Receipt>,
         kept: &[Receipt],
-        budget: &Budget,
+        limits: &Limits,
     ) -> (Vec<Receipt>, Vec<Receipt>) {
         let is_old = |receipt: &Receipt| {
             let age = || self.receipt_age(&receipt.key);
-            budget
+            limits
                 .older_than
                 .is_none_or(|least| age().is_some_and(|age| age >= least))
         };
         let (mut old, mut spared): (Vec<Receipt>, Vec<Receipt>) =
             rest.into_iter().partition(|receipt| is_old(receipt));
-        let Some(max_bytes) = budget.max_bytes else {
+        let Some(max_bytes) = limits.max_bytes else {
             return (old, spared);
         };
         let mut holders = Holders::new(kept.iter().chain(&spared).chain(&old));
@@ -180,8 +180,8 @@ impl Store {
     }
 
     fn describe(&self, receipt: &Receipt, counted: &mut BTreeMap<Digest, u64>) -> Garbage {
-        let blobs = receipt.outputs.values().flat_map(Content::blobs);
-        let bytes = blobs
+        let bytes = receipt
+            .blobs()
             .filter(|blob| counted.insert(blob.digest, blob.size).is_none())
             .map(|blob| blob.size)
             .sum();
@@ -239,12 +239,12 @@ impl Store {
     pub fn collect(
         &self,
         reached: &BTreeSet<Digest>,
-        budget: &Budget,
+        limits: &Limits,
     ) -> Result<Option<Kept>, Error> {
         let Some(_alone) = self.alone()? else {
             return Ok(None);
         };
-        let kept = self.garbage(reached, budget);
+        let kept = self.garbage(reached, limits);
         for garbage in &kept.garbage {
             self.remove_receipt(&garbage.key)?;
         }
@@ -276,7 +276,7 @@ impl Holders {
     fn new<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> Self {
         let mut blobs: BTreeMap<Digest, (u64, usize)> = BTreeMap::new();
         for receipt in receipts {
-            for blob in receipt.outputs.values().flat_map(Content::blobs) {
+            for blob in receipt.blobs() {
                 blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
             }
         }
@@ -287,7 +287,7 @@ impl Holders {
     }
 
     fn release(&mut self, receipt: &Receipt) {
-        for blob in receipt.outputs.values().flat_map(Content::blobs) {
+        for blob in receipt.blobs() {
             if let Some((size, holders)) = self.blobs.get_mut(&blob.digest) {
                 *holders -= 1;
                 self.bytes -= if *holders == 0 { *size } else { 0 };
@@ -318,8 +318,7 @@ impl DoingLock for Result<(), fs::TryLockError> {
 }
 
 fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
-    let outputs = receipts.iter().flat_map(|receipt| receipt.outputs.values());
-    let blobs = outputs.flat_map(Content::blobs);
+    let blobs = receipts.iter().flat_map(Receipt::blobs);
     blobs.map(|blob| (blob.digest, blob.size)).collect()
 }
 
@@ -401,7 +400,7 @@ mod tests {
         fs::create_dir_all(&unfinished).unwrap();
         fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
         let reached = BTreeSet::from([reached.key]);
-        let kept = store.garbage(&reached, &Budget::default());
+        let kept = store.garbage(&reached, &Limits::default());
         let bytes: BTreeMap<&str, u64> = kept
             .garbage
             .iter()
@@ -417,13 +416,13 @@ mod tests {
         let building = store.enter().unwrap();
         assert!(building.is_some());
         assert_eq!(
-            store.collect(&reached, &Budget::default()).unwrap(),
+            store.collect(&reached, &Limits::default()).unwrap(),
             None,
             "a build is running"
         );
         drop(building);
         let removed = store
-            .collect(&reached, &Budget::default())
+            .collect(&reached, &Limits::default())
             .unwrap()
             .map(|removed| removed.freed());
         assert_eq!(removed, Some(kept.freed()));
@@ -434,7 +433,7 @@ mod tests {
             "shared with a kept result"
         );
         assert!(unfinished.exists(), "an interrupted task will go on");
-        assert_eq!(store.garbage(&reached, &Budget::default()).freed(), 0);
+        assert_eq!(store.garbage(&reached, &Limits::default()).freed(), 0);
     }
 
     #[test]
@@ -448,11 +447,11 @@ mod tests {
         store.write_receipt(&dear).unwrap();
         result(&store, "cheap", "fghij");
         let going = |max_bytes, older_than| {
-            let budget = Budget {
+            let limits = Limits {
                 max_bytes,
                 older_than,
             };
-            let kept = store.garbage(&reached, &budget);
+            let kept = store.garbage(&reached, &limits);
             let tasks = kept.garbage.into_iter().map(|garbage| garbage.task);
             (tasks.collect::<Vec<_>>(), kept.bytes)
         };

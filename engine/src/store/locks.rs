@@ -1,8 +1,8 @@
 //! One worker for each key, whatever process it is in.
 //!
 //! The lock of a key is an open file: it is handed down to the attempt's processes, so that it outlives a build that
-//! is killed until the last of them has closed it. Parts are locked by byte ranges of one file (nothing of them is shared before they are done, so
-//! these are not handed down). Nothing here waits: callers ask again.
+//! is killed until the last of them has closed it. Parts are locked by byte ranges of one file (nothing of them is
+//! shared before they are done, so these are not handed down). Nothing here waits: callers ask again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};

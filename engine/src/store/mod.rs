@@ -31,7 +31,7 @@ pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
 pub use durable::{Disk, Durability, Step, Witness};
 pub use fsck::{Examined, Finding, Remedy};
-pub use gc::{Budget, Garbage, Kept, Litter};
+pub use gc::{Garbage, Kept, Limits, Litter};
 pub use history::History;
 pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks};
@@ -44,6 +44,7 @@ pub use seal::Grounds;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::runner::Process;
+use crate::workspace::Workspace;
 
 /// A store at a directory. Making one touches nothing.
 #[derive(Debug, Clone)]
@@ -58,6 +59,11 @@ impl Store {
             root: Arc::from(root.as_ref()),
             disk: Disk::default(),
         }
+    }
+
+    /// The store of a workspace.
+    pub fn of(workspace: &Workspace) -> Self {
+        Self::new(workspace.root().join("cache"))
     }
 
     /// The same store with another promise about power loss.
