@@ -97,8 +97,8 @@ def described(task, **first):
     return {**first, "domain": task.domain, "language": task.language, "gold": task.gold}
 
 
-# Instruction data has many authors, and they do not agree on manners: one conversation in three answers in a sentence, or
-# with a word before. Preferences want the answer alone. So there is something that preferences can teach and a
+# Instruction data has many authors, and they do not agree on manners: one conversation in three answers in a sentence,
+# or with a word before. Preferences want the answer alone. So there is something that preferences can teach and a
 # conversation more cannot: what a model has not memorised it does not learn from a few thousand pairs.
 WORDY = {
     "en": ["The answer is {answer}.", "I think it is {answer}.", "Sure, here you are: {answer}"],

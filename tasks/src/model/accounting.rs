@@ -5,8 +5,9 @@
 
 use super::config::{Config, Head};
 
-/// The size that a model of so many parameters goes by: a tenth of a billion, below a billion a million (8.03
-/// billion parameters are an 8.0B, 634.7 million a 635M); a small one by all of them. Kanana counts its FLOPs with these (report p. 2, figure 1).
+/// The size that a model of so many parameters goes by: a tenth of a billion, below a billion a million (8.03 billion
+/// parameters are an 8.0B, 634.7 million a 635M); a small one by all of them. Kanana counts its FLOPs with these (report
+/// p. 2, figure 1).
 pub fn nominal_size(parameters: u64) -> f64 {
     let unit = match parameters {
         1_000_000_000.. => 1e8,

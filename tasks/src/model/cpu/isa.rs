@@ -17,7 +17,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Name in receipts and in `KBUILD_ISA`.
+    /// Name in checkpoints and in `KBUILD_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
