@@ -106,8 +106,9 @@ fn check_slots(resources: &Resources, draft: &Draft<'_>, report: &Report) {
         let span = slot_span(draft, name);
         match resources.slots.get(name) {
             Some(most) if slots > most => {
+                let plural = if *slots == 1 { "" } else { "s" };
                 let message = format!(
-                    "`{}` asks for {slots} slots of `{name}`, no machine has more than {most}",
+                    "`{}` asks for {slots} slot{plural} of `{name}`, no machine has more than {most}",
                     draft.name
                 );
                 let help = format!("ask for at most {most}, or raise `{name}` in `[resources]`");

@@ -10,7 +10,7 @@ use kbuild_engine::runner::{Context, Failure};
 use super::log_probabilities::PairLogProbabilities;
 use super::model_files;
 use super::pair_batch::{self, PairBatch, PairOrder, groups};
-use super::params::{Training, training_params};
+use super::params::{Training, training_params, word};
 use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, preference_loss};
 use super::records::TokenPair;
 use super::steps::{self, Objective, StepReport, write_metrics};
@@ -76,7 +76,7 @@ impl Params {
         refuse(
             self.label_smoothing > 0.0 && !smooth.contains(&self.loss),
             "label_smoothing",
-            format!("`{:?}` does not look at `label_smoothing`", self.loss),
+            format!("`{}` does not look at `label_smoothing`", word(&self.loss)),
             "use `cdpo`, `robust` or `exo_pair`, or remove it",
         );
         refuse(
@@ -140,8 +140,8 @@ impl TaskKind for Dpo {
             complaints.push(Complaint::new(
                 "inputs.reference",
                 format!(
-                    "`{:?}` compares with a reference, and none is bound",
-                    params.loss
+                    "`{}` compares with a reference, and none is bound",
+                    word(&params.loss)
                 ),
                 "bind it to a `log-probabilities` task over the same pairs",
             ));

@@ -220,7 +220,7 @@ impl Training {
         refuse(
             ends_elsewhere && self.min_ratio != 0.0,
             "min_ratio",
-            format!("`{:?}` has no `min_ratio`", self.schedule),
+            format!("`{}` has no `min_ratio`", word(&self.schedule)),
             "use `cosine`, `wsd` or `trapezoid`",
         );
         let betas_fit = self.betas.iter().all(|beta| (0.0..1.0).contains(beta));
@@ -329,6 +329,12 @@ impl Training {
             },
         }
     }
+}
+
+/// A value of an enum as it is written in a Kananafile.
+pub fn word(value: &impl Serialize) -> String {
+    let value = serde_json::json!(value);
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

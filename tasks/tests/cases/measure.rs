@@ -9,12 +9,12 @@ use kbuild_tasks::measure::multiple_choice::{
 };
 use kbuild_tasks::measure::reward_accuracy::{Judged, summary};
 use kbuild_tasks::measure::statistics::{mean, standard_error};
-use kbuild_tasks::model::{Batch, Core, Device, Model};
+use kbuild_tasks::model::{Batch, Model};
 use kbuild_tasks::train::reward_model::rewards;
 use serde_json::Value;
 
 use super::surgery::numbers;
-use super::{Case, Vectors};
+use super::{Case, Vectors, core_of};
 
 pub const CASES: &[Case] = &[
     case("eval/eval.json#multiple_choice", multiple_choice),
@@ -252,7 +252,7 @@ fn best_of_samples(vectors: &Vectors) {
 fn reward_accuracy(vectors: &Vectors) {
     let case = vectors.json("rm/rm.json");
     let model = Model::load(&vectors.path("models/a_rm")).expect("a reward model");
-    let mut core = Core::new(model.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
+    let mut core = core_of(&model);
     let mut side = |name: &str| -> Vec<f64> {
         let sequences = list(&case["examples"])
             .iter()

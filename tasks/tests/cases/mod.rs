@@ -9,6 +9,7 @@ pub mod train;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kbuild_tasks::model::{Core, Device, Model};
 use serde_json::Value;
 
 /// Code that checks a case, or all the cases that a pattern names.
@@ -218,8 +219,14 @@ pub fn on_gpu(work: impl FnOnce()) {
     ON_GPU.set(false);
 }
 
-/// Where the cores of this test stand.
-pub fn device(threads: usize) -> kbuild_tasks::model::Device {
+/// A core where those of this test stand.
+pub fn core_of(model: &Model) -> Core {
     let name = if ON_GPU.get() { "gpu" } else { "cpu" };
-    kbuild_tasks::model::Device::open(name, threads).expect("a device")
+    let device = Device::open(name, 2).expect("a device");
+    Core::new(model.clone(), &device).expect("a core")
+}
+
+pub fn global_norm(values: &[f32]) -> f64 {
+    let squares = values.iter().map(|value| f64::from(*value).powi(2));
+    squares.sum::<f64>().sqrt()
 }

@@ -14,7 +14,7 @@ use kbuild_tasks::model::{
 };
 use serde_json::Value;
 
-use super::{Case, Vectors};
+use super::{Case, Vectors, core_of, global_norm};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -84,15 +84,6 @@ fn tokens(value: &Value) -> Vec<u32> {
 
 fn size(value: &Value) -> usize {
     number(value) as usize
-}
-
-fn core_of(model: &Model, threads: usize) -> Core {
-    Core::new(model.clone(), &super::device(threads)).expect("a core")
-}
-
-fn global_norm(values: &[f32]) -> f64 {
-    let squares = values.iter().map(|value| f64::from(*value).powi(2));
-    squares.sum::<f64>().sqrt()
 }
 
 /// The tensors of a file as f32 (integers too).
@@ -169,7 +160,7 @@ fn forward(vectors: &Vectors, name: &str) {
     let padded = Padded::read(&tensors);
     assert_eq!(padded.rows.len(), size(&json["n_loss_tokens"]));
     let errors = &json["hf_fp32_max_abs_err"];
-    let mut core = core_of(&model, 2);
+    let mut core = core_of(&model);
     check_hidden(&mut core, &padded, &tensors, number(&errors["logits"]));
     check_logits(&mut core, &padded, &tensors, number(&errors["logits"]));
     check_token_log_probabilities(&mut core, &padded, &json);
@@ -274,7 +265,7 @@ fn step(core: &mut Core, padded: &Padded) -> f64 {
 }
 
 fn check_adamw(vectors: &Vectors, name: &str, json: &Value, start: &Model, padded: &Padded) {
-    let mut core = core_of(start, 2);
+    let mut core = core_of(start);
     let betas = numbers(&json["betas"]);
     let options = AdamWOptions {
         beta1: betas[0],

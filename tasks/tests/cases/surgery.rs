@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kbuild_tasks::model::{Batch, Config, Core, Device, Model};
+use kbuild_tasks::model::{Batch, Config, Model};
 use kbuild_tasks::surgery::cut::{Kept, KeptLayer, Tie, cut};
 use kbuild_tasks::surgery::importance::observe;
 use kbuild_tasks::surgery::layer_map::LayerMap;
@@ -14,7 +14,7 @@ use kbuild_tasks::surgery::upscale::deepen;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{Case, Vectors};
+use super::{Case, Vectors, core_of};
 
 pub const CASES: &[Case] = &[
     case("accounting/flops.json#cases/*", accounting),
@@ -69,7 +69,7 @@ impl Tensors {
 
 /// `[N, V]` of all positions.
 fn logits(model: &Model, sequences: &[Vec<u32>]) -> Vec<f32> {
-    let mut core = Core::new(model.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
+    let mut core = core_of(model);
     let batch = Batch::of(sequences);
     core.forward_only(&batch, None).expect("a forward pass");
     let rows: Vec<usize> = (0..batch.len()).collect();
@@ -294,8 +294,7 @@ impl Pruning {
     }
 
     fn scores(&self, how: Aggregations, micro_batch: usize) -> Scores {
-        let mut core =
-            Core::new(self.parent.clone(), &Device::cpu(1).expect("a thread")).expect("a core");
+        let mut core = core_of(&self.parent);
         let mut tally = Tally::new(&self.parent.config, how);
         for chunk in self.tensors.ids("calibration_ids").chunks(micro_batch) {
             observe(&mut core, &Batch::of(chunk), &mut tally).expect("a forward pass");

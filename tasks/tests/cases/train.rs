@@ -8,7 +8,7 @@ use kbuild_tasks::formats::chat::Message;
 use kbuild_tasks::formats::tokenizer::Tokenizer;
 use kbuild_tasks::model::loss::Distillation;
 use kbuild_tasks::model::ops::Ops;
-use kbuild_tasks::model::{Batch, Core, Cpu, Model};
+use kbuild_tasks::model::{Batch, Cpu, Model};
 use kbuild_tasks::train::dialogue::{Boundary, LossMask, TokenizedChat, tokenize_chat};
 use kbuild_tasks::train::divergence::{Divergence, divergence};
 use kbuild_tasks::train::dpo::{self, Preferences};
@@ -27,7 +27,7 @@ use kbuild_tasks::train::token_objective::{StepSource, Teacher, TokenLoss, Token
 use kbuild_tasks::train::tokenize_preferences::truncate;
 use serde_json::{Value, json};
 
-use super::{Case, Vectors};
+use super::{Case, Vectors, core_of, global_norm};
 
 const fn case(id: &'static str, run: fn(&Vectors)) -> Case {
     Case { id, run }
@@ -119,17 +119,8 @@ fn model(vectors: &Vectors, name: &str) -> Model {
     Model::load(&vectors.path(name)).expect("a model of the vectors")
 }
 
-fn core_of(model: &Model) -> Core {
-    Core::new(model.clone(), &super::device(1)).unwrap()
-}
-
 fn tensors(vectors: &Vectors, name: &str) -> HashMap<String, Tensor> {
     safetensors::load(vectors.path(name), &CandleDevice::Cpu).expect("tensors of the vectors")
-}
-
-fn global_norm(values: &[f32]) -> f64 {
-    let squares = values.iter().map(|value| f64::from(*value).powi(2));
-    squares.sum::<f64>().sqrt()
 }
 
 /// Loss and gradient of the first step.
