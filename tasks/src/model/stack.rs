@@ -3,20 +3,23 @@
 //! It owns the memory of a model on its device: weights, gradients, moments, and what a forward pass leaves for
 //! backward. It knows no device and no losses: a head calls the caller with logits and takes back their gradient.
 
-use std::any::Any;
+mod layer;
+mod logits;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::batch::Batch;
 use super::config::Config;
-use super::core::{Engine, HeadFn, Kept, Logits, Observer, Site};
+use super::core::{Engine, HeadFn, Logits, Observer, Site};
 use super::error::ModelError;
 use super::layout::Layout;
-use super::loss::{Distillation, Sums};
 use super::ops::{Heads, Into, Matrix, Ops};
 use super::optimizer::{AdamW, AdamWOptions, Rate};
 use super::rope::RopeTable;
+use layer::{Activations, Gradients, LayerMatrices, OnLayer, Shape};
+use logits::OnDevice;
 
 /// What the last forward pass allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,55 +58,6 @@ pub(super) struct Stack<O: Ops> {
     d_hidden: O::Buffer,
     back: Gradients<O>,
     head: HeadBuffers<O>,
-}
-
-/// Widths of one model's rows.
-#[derive(Clone, Copy)]
-struct Shape {
-    d: usize,
-    f: usize,
-    eps: f32,
-    heads: Heads,
-}
-
-struct LayerMatrices {
-    qkv: Matrix,
-    o: Matrix,
-    gate_up: Matrix,
-    down: Matrix,
-}
-
-/// What a forward pass leaves behind of one layer. `N` rows each.
-struct Activations<O: Ops> {
-    /// `[N, d]` after `input_layernorm`
-    normed: O::Buffer,
-    normed_scale: O::Buffer,
-    /// `[N, (H + 2G) hd]` after RoPE
-    qkv: O::Buffer,
-    /// `[N, H hd]` and `[N, H]`
-    attended: O::Buffer,
-    lse: O::Buffer,
-    /// `[N, d]` residual stream between the branches
-    middle: O::Buffer,
-    /// `[N, d]` after `post_attention_layernorm`
-    post: O::Buffer,
-    post_scale: O::Buffer,
-    /// `[N, 2f]`; backward replaces it by its gradient
-    gate_up: O::Buffer,
-}
-
-/// Gradients on their way back through the layers.
-struct Gradients<O: Ops> {
-    /// `[N, d]`: of the residual stream
-    stream: O::Buffer,
-    /// `[N, d]`: of the input of a branch
-    branch: O::Buffer,
-    /// `[N, f]`
-    act: O::Buffer,
-    /// `[N, H hd]`
-    attended: O::Buffer,
-    /// `[N, (H + 2G) hd]`
-    qkv: O::Buffer,
 }
 
 /// What the vocabulary or score head works on, one chunk of rows at a time.
@@ -380,206 +334,6 @@ impl<O: Ops> Stack<O> {
     }
 }
 
-/// One layer of a pass over `n` rows.
-struct OnLayer<'a, O: Ops> {
-    ops: &'a O,
-    shape: Shape,
-    n: usize,
-    weights: &'a O::Weights,
-    ranges: &'a super::layout::LayerRanges,
-    matrices: &'a LayerMatrices,
-    places: &'a O::Places,
-}
-
-impl<O: Ops> OnLayer<'_, O> {
-    fn all<'b>(&self, buffer: &'b O::Buffer, width: usize) -> O::View<'b> {
-        O::view(buffer, 0..self.n * width)
-    }
-
-    fn all_mut<'b>(&self, buffer: &'b mut O::Buffer, width: usize) -> O::ViewMut<'b> {
-        O::view_mut(buffer, 0..self.n * width)
-    }
-
-    fn vector(&self, range: &Range<usize>) -> O::View<'_> {
-        O::view(O::values(self.weights), range.clone())
-    }
-
-    fn add_dw(&self, grads: &mut O::Buffer, matrix: &Matrix, dy: O::View<'_>, x: O::View<'_>) {
-        let dw = O::view_mut(grads, matrix.range.clone());
-        self.ops.linear_dw(dw, dy, x, matrix.inputs);
-    }
-
-    fn forward(
-        &self,
-        kept: &mut Activations<O>,
-        output: &mut O::Buffer,
-        act: &mut O::Buffer,
-        input: &O::Buffer,
-    ) {
-        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
-        let Shape { d, f, eps, heads } = self.shape;
-        ops.rms_norm(
-            self.all_mut(&mut kept.normed, d),
-            self.all_mut(&mut kept.normed_scale, 1),
-            self.all(input, d),
-            self.vector(&ranges.input_norm),
-            eps,
-        );
-        let qkv = self.all_mut(&mut kept.qkv, heads.width());
-        ops.linear(
-            qkv,
-            Into::Replace,
-            self.all(&kept.normed, d),
-            weights,
-            &of.qkv,
-        );
-        ops.rope(
-            self.all_mut(&mut kept.qkv, heads.width()),
-            heads,
-            self.places,
-        );
-        ops.attention(
-            self.all_mut(&mut kept.attended, heads.queries()),
-            self.all_mut(&mut kept.lse, heads.heads),
-            self.all(&kept.qkv, heads.width()),
-            heads,
-            self.places,
-        );
-        ops.copy(self.all_mut(&mut kept.middle, d), self.all(input, d));
-        let attended = self.all(&kept.attended, heads.queries());
-        ops.linear(
-            self.all_mut(&mut kept.middle, d),
-            Into::Add,
-            attended,
-            weights,
-            &of.o,
-        );
-        ops.rms_norm(
-            self.all_mut(&mut kept.post, d),
-            self.all_mut(&mut kept.post_scale, 1),
-            self.all(&kept.middle, d),
-            self.vector(&ranges.post_norm),
-            eps,
-        );
-        let gate_up = self.all_mut(&mut kept.gate_up, 2 * f);
-        ops.linear(
-            gate_up,
-            Into::Replace,
-            self.all(&kept.post, d),
-            weights,
-            &of.gate_up,
-        );
-        ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
-        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
-        ops.linear(
-            self.all_mut(output, d),
-            Into::Add,
-            self.all(act, f),
-            weights,
-            &of.down,
-        );
-    }
-
-    /// From the gradient of the layer's output to that of its input, both in `back.stream`.
-    fn backward(
-        &self,
-        back: &mut Gradients<O>,
-        grads: &mut O::Buffer,
-        act: &mut O::Buffer,
-        kept: &mut Activations<O>,
-        input: &O::Buffer,
-    ) {
-        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
-        let Shape { d, f, heads, .. } = self.shape;
-        // Feed-forward branch.
-        ops.linear_dx(
-            self.all_mut(&mut back.act, f),
-            Into::Replace,
-            self.all(&back.stream, d),
-            weights,
-            &of.down,
-        );
-        ops.swiglu_backward(
-            self.all_mut(&mut kept.gate_up, 2 * f),
-            self.all_mut(act, f),
-            self.all(&back.act, f),
-            f,
-        );
-        self.add_dw(grads, &of.down, self.all(&back.stream, d), self.all(act, f));
-        ops.linear_dx(
-            self.all_mut(&mut back.branch, d),
-            Into::Replace,
-            self.all(&kept.gate_up, 2 * f),
-            weights,
-            &of.gate_up,
-        );
-        self.add_dw(
-            grads,
-            &of.gate_up,
-            self.all(&kept.gate_up, 2 * f),
-            self.all(&kept.post, d),
-        );
-        ops.rms_norm_backward(
-            self.all_mut(&mut back.stream, d),
-            O::view_mut(grads, ranges.post_norm.clone()),
-            self.all(&back.branch, d),
-            self.all(&kept.middle, d),
-            self.vector(&ranges.post_norm),
-            self.all(&kept.post_scale, 1),
-        );
-        // Attention branch.
-        let queries = heads.queries();
-        ops.linear_dx(
-            self.all_mut(&mut back.attended, queries),
-            Into::Replace,
-            self.all(&back.stream, d),
-            weights,
-            &of.o,
-        );
-        self.add_dw(
-            grads,
-            &of.o,
-            self.all(&back.stream, d),
-            self.all(&kept.attended, queries),
-        );
-        ops.attention_backward(
-            self.all_mut(&mut back.qkv, heads.width()),
-            self.all(&back.attended, queries),
-            self.all(&kept.attended, queries),
-            self.all(&kept.lse, heads.heads),
-            self.all(&kept.qkv, heads.width()),
-            heads,
-            self.places,
-        );
-        ops.rope_backward(
-            self.all_mut(&mut back.qkv, heads.width()),
-            heads,
-            self.places,
-        );
-        ops.linear_dx(
-            self.all_mut(&mut back.branch, d),
-            Into::Replace,
-            self.all(&back.qkv, heads.width()),
-            weights,
-            &of.qkv,
-        );
-        self.add_dw(
-            grads,
-            &of.qkv,
-            self.all(&back.qkv, heads.width()),
-            self.all(&kept.normed, d),
-        );
-        ops.rms_norm_backward(
-            self.all_mut(&mut back.stream, d),
-            O::view_mut(grads, ranges.input_norm.clone()),
-            self.all(&back.branch, d),
-            self.all(input, d),
-            self.vector(&ranges.input_norm),
-            self.all(&kept.normed_scale, 1),
-        );
-    }
-}
-
 impl<O: Ops> Engine for Stack<O> {
     fn layout(&self) -> &Layout {
         &self.layout
@@ -725,23 +479,6 @@ fn entered<O: Ops>(
     ops.sync()
 }
 
-impl<O: Ops> Activations<O> {
-    fn new(ops: &O) -> Self {
-        let none = || ops.zeros(0);
-        Self {
-            normed: none(),
-            normed_scale: none(),
-            qkv: none(),
-            attended: none(),
-            lse: none(),
-            middle: none(),
-            post: none(),
-            post_scale: none(),
-            gate_up: none(),
-        }
-    }
-}
-
 /// Makes sure that a buffer has room; what was in it is lost when it has not.
 fn reserve<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
     if O::len(buffer) < len {
@@ -761,69 +498,5 @@ fn matrix(range: &Range<usize>, inputs: usize) -> Matrix {
         range: range.clone(),
         outputs: range.len() / inputs,
         inputs,
-    }
-}
-
-/// Logits where a backend holds them.
-struct OnDevice<'a, O: Ops> {
-    ops: &'a O,
-    logits: &'a mut O::Buffer,
-    len: usize,
-}
-
-impl<O: Ops> OnDevice<'_, O> {
-    fn all(&mut self) -> O::ViewMut<'_> {
-        O::view_mut(self.logits, 0..self.len)
-    }
-}
-
-impl<O: Ops> Logits for OnDevice<'_, O> {
-    fn cross_entropy(&mut self, targets: &[u32], weight: f64, z_loss: f64, gradient: bool) -> Sums {
-        let ops = self.ops;
-        ops.cross_entropy(self.all(), targets, weight, z_loss, gradient)
-    }
-
-    fn distillation(
-        &mut self,
-        teacher: &Kept,
-        targets: &[u32],
-        options: Distillation,
-        weight: f64,
-        gradient: bool,
-    ) -> Sums {
-        let (ops, len) = (self.ops, self.len);
-        let teacher: &O::Buffer = teacher
-            .0
-            .downcast_ref()
-            .expect("a teacher on the same device");
-        assert_eq!(O::len(teacher), len, "two vocabularies");
-        let teacher = O::view(teacher, 0..len);
-        ops.distillation(self.all(), teacher, targets, options, weight, gradient)
-    }
-
-    fn log_probabilities(&self, targets: &[u32]) -> Vec<f64> {
-        self.ops
-            .log_probabilities(O::view(self.logits, 0..self.len), targets)
-    }
-
-    fn log_probability_gradient(&mut self, targets: &[u32], coefficients: &[f64]) {
-        let ops = self.ops;
-        ops.log_probability_gradient(self.all(), targets, coefficients);
-    }
-
-    fn keep(&self) -> Kept {
-        let mut kept = self.ops.activations(self.len);
-        let from = O::view(self.logits, 0..self.len);
-        self.ops.copy(O::view_mut(&mut kept, 0..self.len), from);
-        Kept(Box::new(kept) as Box<dyn Any + Send>)
-    }
-
-    fn read(&self) -> Cow<'_, [f32]> {
-        self.ops.read(O::view(self.logits, 0..self.len))
-    }
-
-    fn write(&mut self, values: &[f32]) {
-        let ops = self.ops;
-        ops.write(self.all(), values);
     }
 }

@@ -4,22 +4,27 @@
 //! bf16 and sum in f32, statistics, softmaxes and losses are f32 within a kernel, and weight gradients are summed in
 //! f32. Grids and partial sums depend on shapes alone, never on the card.
 
+mod adamw;
+mod attention;
+mod losses;
+mod products;
+
 use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::blas::{Element, Product, WORKSPACE};
+use super::blas::{Element, Product};
 use super::driver::{Address, Argument, Gpu, Memory, Plain};
 use super::kernels::{self, Kernel};
 use super::places::{self, Grouped};
-use crate::model::Rng;
 use crate::model::batch::Batch;
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use crate::model::rope::RopeTable;
-use crate::model::sampler::Sampling;
+pub use attention::WIDEST_HEAD;
+use attention::{Attention, FLASH_SHARED, FLASH_TILE, TILE, shape};
 
 /// Threads of a block of most kernels.
 const THREADS: u32 = 256;
@@ -27,11 +32,6 @@ const THREADS: u32 = 256;
 const NORM_ROWS: usize = 64;
 /// Elements whose squares one block sums.
 const SQUARES: usize = 1 << 16;
-/// Rows of a tile of attention: in f32 arithmetic, and on tensor cores.
-const TILE: usize = 16;
-const FLASH_TILE: usize = 64;
-/// The widest head that the kernels of attention hold.
-pub const WIDEST_HEAD: usize = 128;
 
 /// Operations on one card in one numeric mode.
 #[derive(Clone)]
@@ -110,73 +110,6 @@ impl Cuda {
         }
     }
 
-    /// Multiplies two square matrices of random numbers some times over: what a card can do at best.
-    pub fn square_products(&self, size: usize, times: usize) -> Result<(), ModelError> {
-        let rng = Rng::new(1, "square");
-        let row: Vec<f32> = (0..size as u64)
-            .map(|at| rng.normal(0, at) as f32)
-            .collect();
-        let mut factor = self.activations(size * size);
-        for start in (0..size * size).step_by(size.max(1)) {
-            self.write(Self::view_mut(&mut factor, start..start + size), &row);
-        }
-        let result = self.activations(size * size);
-        let (factor, result) = (
-            Self::view(&factor, 0..size * size),
-            Self::view(&result, 0..size * size),
-        );
-        let product = Product {
-            m: size,
-            n: size,
-            k: size,
-            left_transposed: false,
-            right_transposed: true,
-            factors: self.activations,
-            result: self.activations,
-            add: false,
-        };
-        for _ in 0..times {
-            self.multiply(result, factor.address, factor.address, product);
-        }
-        self.sync()
-    }
-
-    /// A token for every row of `logits [n, V]` (f32) as the sampler of the processor chooses it, with its
-    /// log-probability under the model itself. `uniform` has a number in [0, 1) for each row.
-    pub fn sample(
-        &self,
-        logits: Span,
-        sampling: &Sampling,
-        uniform: &[f64],
-    ) -> (Vec<u32>, Vec<f32>) {
-        assert_eq!(
-            logits.element,
-            Element::F32,
-            "logits that are sampled are f32"
-        );
-        let rows = uniform.len();
-        let tokens = self.gpu.scratch("tokens", rows * 4);
-        let log_probs = self.gpu.scratch("log-probabilities", rows * 4);
-        let weights = self.gpu.scratch("weights", logits.len * 4);
-        let uniform = self.gpu.hand_over("uniform", uniform);
-        let arguments = [
-            tokens.into(),
-            log_probs.into(),
-            weights.into(),
-            logits.address.into(),
-            uniform.into(),
-            width(logits.len, rows).into(),
-            Argument::members([
-                (sampling.temperature as f32).to_bits(),
-                (sampling.top_p as f32).to_bits(),
-                (sampling.min_p as f32).to_bits(),
-                sampling.top_k as u32,
-            ]),
-        ];
-        self.by_rows(&kernels::SAMPLE, rows, &arguments);
-        (self.gpu.read(tokens, rows), self.gpu.read(log_probs, rows))
-    }
-
     fn upload_table<T: Plain>(&self, values: &[T]) -> Memory {
         let memory = self.gpu.allocate(size_of_val(values));
         self.gpu.write(memory.address, values);
@@ -217,107 +150,13 @@ impl Cuda {
         self.gpu.launch(kernel, (blocks, 1), THREADS, 0, arguments);
     }
 
-    fn multiply(&self, c: Span, left: Address, right: Address, product: Product) {
-        assert_eq!(c.len, product.m * product.n, "the result of a product");
-        if c.len == 0 {
-            return;
-        }
-        let mut done = false;
-        if let Some(blas) = self.gpu.blas() {
-            let workspace = self.gpu.scratch("cuBLASLt", WORKSPACE);
-            self.gpu.with_blas("a matrix product", || {
-                done = blas.multiply(product, c.address, left, right, workspace)?;
-                Ok(())
-            });
-        }
-        if !done {
-            self.multiply_plainly(c, left, right, product);
-        }
-    }
-
-    fn multiply_plainly(&self, c: Span, left: Address, right: Address, product: Product) {
-        let kernel = match (product.factors, product.result) {
-            (Element::Bf16, Element::F32) => &kernels::MATMUL_BF16_F32,
-            (factors, result) => {
-                assert_eq!(factors, result, "a product of f32 is f32");
-                kernels::MATMUL.of(factors)
-            }
-        };
-        let shape = Argument::members([
-            product.left_stride() as u32,
-            u32::from(product.left_transposed),
-            product.right_stride() as u32,
-            u32::from(product.right_transposed),
-            product.m as u32,
-            product.n as u32,
-            product.k as u32,
-        ]);
-        let add = if product.add { c.address } else { 0 };
-        let grid = (product.n.div_ceil(64), product.m.div_ceil(64));
-        let arguments = [
-            c.address.into(),
-            add.into(),
-            left.into(),
-            right.into(),
-            shape,
-        ];
-        self.gpu.launch(kernel, grid, THREADS, 0, &arguments);
-    }
-
-    /// Where products of this type read a matrix.
-    fn matrix(&self, weights: &Weights, matrix: &Matrix, element: Element) -> Address {
-        assert!(
-            matrix.range.end <= weights.values.len,
-            "a matrix beyond its arena"
-        );
-        let start = match (element, &weights.copy) {
-            (Element::Bf16, Some(copy)) => copy.address,
-            (Element::F32, _) => weights.values.memory.address,
-            (Element::Bf16, None) => unreachable!("bf16 activations in f32 numerics"),
-        };
-        start + (matrix.range.start * element.bytes()) as u64
-    }
-
-    /// Losses of rows: sums over all of them.
-    fn sums(&self, stats: Address, rows: usize) -> Sums {
-        let totals = self.gpu.scratch("totals", 4 * size_of::<f64>());
-        let arguments = [totals.into(), stats.into(), (rows as u32).into()];
+    /// Threads for the columns of rows `[N, f]`.
+    fn by_columns(&self, kernel: &Kernel, rows: Span, f: usize, arguments: &[Argument]) {
+        let wide = 16 / rows.element.bytes();
+        let per_thread = if f.is_multiple_of(wide) { wide } else { 1 };
+        let blocks = f.div_ceil(per_thread * THREADS as usize);
         self.gpu
-            .launch(&kernels::ADD_STATS, (1, 1), THREADS, 0, &arguments);
-        let totals = self.gpu.read::<f64>(totals, 4);
-        Sums {
-            cross_entropy: totals[0],
-            z: totals[1],
-            divergence: totals[2],
-            correct: totals[3] as u64,
-        }
-    }
-
-    /// Cross entropy of every row, into scratch memory `[n, 4]`.
-    fn cross_entropy_rows(
-        &self,
-        logits: Span,
-        targets: &[u32],
-        weights: Address,
-        weight: f64,
-        z_loss: f64,
-        gradient: bool,
-    ) -> Address {
-        let rows = targets.len();
-        let stats = self.gpu.scratch("stats", rows * 4 * size_of::<f32>());
-        let targets = self.gpu.hand_over("targets", targets);
-        let arguments = [
-            logits.address.into(),
-            stats.into(),
-            targets.into(),
-            weights.into(),
-            (weight as f32).into(),
-            (z_loss as f32).into(),
-            u32::from(gradient).into(),
-            width(logits.len, rows).into(),
-        ];
-        self.by_rows(kernels::CROSS_ENTROPY.of(logits.element), rows, &arguments);
-        stats
+            .launch(kernel, (rows.len / f.max(1), blocks), THREADS, 0, arguments);
     }
 
     fn turn(&self, rows: Span, heads: Heads, places: &Places, direction: f32) {
@@ -338,120 +177,12 @@ impl Cuda {
         ];
         self.by_rows(kernels::ROPE.of(rows.element), n, &arguments);
     }
-
-    fn update(
-        &self,
-        weights: &Weights,
-        m: &Buffer,
-        v: &Buffer,
-        g: &Buffer,
-        range: Range<usize>,
-        step: AdamWStep,
-    ) {
-        let at = |buffer: &Buffer| Argument::from(Cuda::view(buffer, range.clone()).address);
-        let copy = weights
-            .copy
-            .as_ref()
-            .map_or(0, |copy| copy.address + 2 * range.start as u64);
-        let constants = [
-            step.clip, step.keep, step.beta1, step.rest1, step.beta2, step.rest2, step.rate,
-            step.root, step.eps,
-        ];
-        let arguments = [
-            at(&weights.values),
-            at(m),
-            at(v),
-            copy.into(),
-            at(g),
-            (range.len() as u64).into(),
-            Argument::members(constants.map(f32::to_bits)),
-        ];
-        self.by_elements(&kernels::ADAMW, range.len(), &arguments);
-    }
 }
 
 /// Values of a row.
 fn width(len: usize, rows: usize) -> u32 {
     assert!(rows == 0 || len.is_multiple_of(rows), "rows of equal width");
     (len / rows.max(1)) as u32
-}
-
-fn shape(heads: Heads) -> Argument {
-    assert!(
-        heads.head_dim <= WIDEST_HEAD,
-        "a head wider than {WIDEST_HEAD}"
-    );
-    Argument::members([heads.heads, heads.groups, heads.head_dim].map(|number| number as u32))
-}
-
-/// Bytes of one row of a head in shared memory: eight values more than it has.
-const fn flash_row(width: u32) -> u32 {
-    2 * (width + 8)
-}
-
-/// Dynamic shared memory of each tensor-core kernel: the rows that `flash.cu` declares.
-const FLASH_SHARED: &[(&Kernel, u32)] = &[
-    (&kernels::FLASH_FORWARD_64, 3 * 64 * flash_row(64)),
-    (&kernels::FLASH_FORWARD_128, 3 * 64 * flash_row(128)),
-    (&kernels::FLASH_BACKWARD_QUERIES_64, 4 * 64 * flash_row(64)),
-    (
-        &kernels::FLASH_BACKWARD_QUERIES_128,
-        4 * 64 * flash_row(128),
-    ),
-    (
-        &kernels::FLASH_BACKWARD_KEYS_64,
-        4 * 64 * flash_row(64) + 64 * 8,
-    ),
-    (
-        &kernels::FLASH_BACKWARD_KEYS_128,
-        (2 * 64 + 2 * 32) * flash_row(128) + 32 * 8,
-    ),
-];
-
-/// Kernels of attention for a shape, with their tiles.
-struct Attention<'a> {
-    tiles: &'a Tiles,
-    forward: &'static Kernel,
-    queries: &'static Kernel,
-    keys: &'static Kernel,
-}
-
-impl<'a> Attention<'a> {
-    fn of(element: Element, heads: Heads, places: &'a Places) -> Self {
-        let flash = |forward, queries, keys| Self {
-            tiles: &places.flash_tiles,
-            forward,
-            queries,
-            keys,
-        };
-        match (element, heads.head_dim) {
-            (Element::Bf16, 64) => flash(
-                &kernels::FLASH_FORWARD_64,
-                &kernels::FLASH_BACKWARD_QUERIES_64,
-                &kernels::FLASH_BACKWARD_KEYS_64,
-            ),
-            (Element::Bf16, 128) => flash(
-                &kernels::FLASH_FORWARD_128,
-                &kernels::FLASH_BACKWARD_QUERIES_128,
-                &kernels::FLASH_BACKWARD_KEYS_128,
-            ),
-            _ => Self {
-                tiles: &places.tiles,
-                forward: kernels::ATTENTION_FORWARD.of(element),
-                queries: kernels::ATTENTION_BACKWARD_QUERIES.of(element),
-                keys: kernels::ATTENTION_BACKWARD_KEYS.of(element),
-            },
-        }
-    }
-
-    /// A block for each tile and head, or group.
-    fn launch(&self, gpu: &Gpu, kernel: &Kernel, heads: usize, arguments: &[Argument]) {
-        let shared = FLASH_SHARED
-            .iter()
-            .find(|(flash, _)| flash.name == kernel.name);
-        let shared = shared.map_or(0, |(_, bytes)| *bytes);
-        gpu.launch(kernel, (self.tiles.count, heads), 128, shared, arguments);
-    }
 }
 
 impl Ops for Cuda {
@@ -968,47 +699,6 @@ impl Ops for Cuda {
         step: AdamWStep,
         decayed: &[Range<usize>],
     ) {
-        let plain = AdamWStep { keep: 1.0, ..step };
-        let mut start = 0;
-        for range in joined(decayed) {
-            self.update(weights, m, v, g, start..range.start, plain);
-            self.update(weights, m, v, g, range.clone(), step);
-            start = range.end;
-        }
-        self.update(weights, m, v, g, start..weights.values.len, plain);
-    }
-}
-
-impl Cuda {
-    /// Threads for the columns of rows `[N, f]`.
-    fn by_columns(&self, kernel: &Kernel, rows: Span, f: usize, arguments: &[Argument]) {
-        let wide = 16 / rows.element.bytes();
-        let per_thread = if f.is_multiple_of(wide) { wide } else { 1 };
-        let blocks = f.div_ceil(per_thread * THREADS as usize);
-        self.gpu
-            .launch(kernel, (rows.len / f.max(1), blocks), THREADS, 0, arguments);
-    }
-}
-
-/// Neighbouring ranges made one, so that fewer kernels start.
-fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
-    let mut joined: Vec<Range<usize>> = Vec::new();
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => joined.push(range.clone()),
-        }
-    }
-    joined
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_are_updated_together() {
-        assert_eq!(joined(&[0..3, 3..9, 10..12]), [0..9, 10..12]);
-        assert!(joined(&[]).is_empty());
+        self.update_all(weights, m, v, g, step, decayed);
     }
 }

@@ -1,0 +1,272 @@
+//! One layer, forwards and backwards.
+
+use std::ops::Range;
+
+use crate::model::layout::LayerRanges;
+use crate::model::ops::{Heads, Into, Matrix, Ops};
+
+/// Widths of one model's rows.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub d: usize,
+    pub f: usize,
+    pub eps: f32,
+    pub heads: Heads,
+}
+
+pub struct LayerMatrices {
+    pub qkv: Matrix,
+    pub o: Matrix,
+    pub gate_up: Matrix,
+    pub down: Matrix,
+}
+
+/// What a forward pass leaves behind of one layer. `N` rows each.
+pub struct Activations<O: Ops> {
+    /// `[N, d]` after `input_layernorm`
+    pub normed: O::Buffer,
+    pub normed_scale: O::Buffer,
+    /// `[N, (H + 2G) hd]` after RoPE
+    pub qkv: O::Buffer,
+    /// `[N, H hd]` and `[N, H]`
+    pub attended: O::Buffer,
+    pub lse: O::Buffer,
+    /// `[N, d]` residual stream between the branches
+    pub middle: O::Buffer,
+    /// `[N, d]` after `post_attention_layernorm`
+    pub post: O::Buffer,
+    pub post_scale: O::Buffer,
+    /// `[N, 2f]`; backward replaces it by its gradient
+    pub gate_up: O::Buffer,
+}
+
+/// Gradients on their way back through the layers.
+pub struct Gradients<O: Ops> {
+    /// `[N, d]`: of the residual stream
+    pub stream: O::Buffer,
+    /// `[N, d]`: of the input of a branch
+    pub branch: O::Buffer,
+    /// `[N, f]`
+    pub act: O::Buffer,
+    /// `[N, H hd]`
+    pub attended: O::Buffer,
+    /// `[N, (H + 2G) hd]`
+    pub qkv: O::Buffer,
+}
+
+impl<O: Ops> Activations<O> {
+    pub fn new(ops: &O) -> Self {
+        let none = || ops.zeros(0);
+        Self {
+            normed: none(),
+            normed_scale: none(),
+            qkv: none(),
+            attended: none(),
+            lse: none(),
+            middle: none(),
+            post: none(),
+            post_scale: none(),
+            gate_up: none(),
+        }
+    }
+}
+
+/// One layer of a pass over `n` rows.
+pub struct OnLayer<'a, O: Ops> {
+    pub ops: &'a O,
+    pub shape: Shape,
+    pub n: usize,
+    pub weights: &'a O::Weights,
+    pub ranges: &'a LayerRanges,
+    pub matrices: &'a LayerMatrices,
+    pub places: &'a O::Places,
+}
+
+impl<O: Ops> OnLayer<'_, O> {
+    fn all<'b>(&self, buffer: &'b O::Buffer, width: usize) -> O::View<'b> {
+        O::view(buffer, 0..self.n * width)
+    }
+
+    fn all_mut<'b>(&self, buffer: &'b mut O::Buffer, width: usize) -> O::ViewMut<'b> {
+        O::view_mut(buffer, 0..self.n * width)
+    }
+
+    fn vector(&self, range: &Range<usize>) -> O::View<'_> {
+        O::view(O::values(self.weights), range.clone())
+    }
+
+    fn add_dw(&self, grads: &mut O::Buffer, matrix: &Matrix, dy: O::View<'_>, x: O::View<'_>) {
+        let dw = O::view_mut(grads, matrix.range.clone());
+        self.ops.linear_dw(dw, dy, x, matrix.inputs);
+    }
+
+    pub fn forward(
+        &self,
+        kept: &mut Activations<O>,
+        output: &mut O::Buffer,
+        act: &mut O::Buffer,
+        input: &O::Buffer,
+    ) {
+        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
+        let Shape { d, f, eps, heads } = self.shape;
+        ops.rms_norm(
+            self.all_mut(&mut kept.normed, d),
+            self.all_mut(&mut kept.normed_scale, 1),
+            self.all(input, d),
+            self.vector(&ranges.input_norm),
+            eps,
+        );
+        let qkv = self.all_mut(&mut kept.qkv, heads.width());
+        ops.linear(
+            qkv,
+            Into::Replace,
+            self.all(&kept.normed, d),
+            weights,
+            &of.qkv,
+        );
+        ops.rope(
+            self.all_mut(&mut kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.attention(
+            self.all_mut(&mut kept.attended, heads.queries()),
+            self.all_mut(&mut kept.lse, heads.heads),
+            self.all(&kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.copy(self.all_mut(&mut kept.middle, d), self.all(input, d));
+        let attended = self.all(&kept.attended, heads.queries());
+        ops.linear(
+            self.all_mut(&mut kept.middle, d),
+            Into::Add,
+            attended,
+            weights,
+            &of.o,
+        );
+        ops.rms_norm(
+            self.all_mut(&mut kept.post, d),
+            self.all_mut(&mut kept.post_scale, 1),
+            self.all(&kept.middle, d),
+            self.vector(&ranges.post_norm),
+            eps,
+        );
+        let gate_up = self.all_mut(&mut kept.gate_up, 2 * f);
+        ops.linear(
+            gate_up,
+            Into::Replace,
+            self.all(&kept.post, d),
+            weights,
+            &of.gate_up,
+        );
+        ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
+        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
+        ops.linear(
+            self.all_mut(output, d),
+            Into::Add,
+            self.all(act, f),
+            weights,
+            &of.down,
+        );
+    }
+
+    /// From the gradient of the layer's output to that of its input, both in `back.stream`.
+    pub fn backward(
+        &self,
+        back: &mut Gradients<O>,
+        grads: &mut O::Buffer,
+        act: &mut O::Buffer,
+        kept: &mut Activations<O>,
+        input: &O::Buffer,
+    ) {
+        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
+        let Shape { d, f, heads, .. } = self.shape;
+        // Feed-forward branch.
+        ops.linear_dx(
+            self.all_mut(&mut back.act, f),
+            Into::Replace,
+            self.all(&back.stream, d),
+            weights,
+            &of.down,
+        );
+        ops.swiglu_backward(
+            self.all_mut(&mut kept.gate_up, 2 * f),
+            self.all_mut(act, f),
+            self.all(&back.act, f),
+            f,
+        );
+        self.add_dw(grads, &of.down, self.all(&back.stream, d), self.all(act, f));
+        ops.linear_dx(
+            self.all_mut(&mut back.branch, d),
+            Into::Replace,
+            self.all(&kept.gate_up, 2 * f),
+            weights,
+            &of.gate_up,
+        );
+        self.add_dw(
+            grads,
+            &of.gate_up,
+            self.all(&kept.gate_up, 2 * f),
+            self.all(&kept.post, d),
+        );
+        ops.rms_norm_backward(
+            self.all_mut(&mut back.stream, d),
+            O::view_mut(grads, ranges.post_norm.clone()),
+            self.all(&back.branch, d),
+            self.all(&kept.middle, d),
+            self.vector(&ranges.post_norm),
+            self.all(&kept.post_scale, 1),
+        );
+        // Attention branch.
+        let queries = heads.queries();
+        ops.linear_dx(
+            self.all_mut(&mut back.attended, queries),
+            Into::Replace,
+            self.all(&back.stream, d),
+            weights,
+            &of.o,
+        );
+        self.add_dw(
+            grads,
+            &of.o,
+            self.all(&back.stream, d),
+            self.all(&kept.attended, queries),
+        );
+        ops.attention_backward(
+            self.all_mut(&mut back.qkv, heads.width()),
+            self.all(&back.attended, queries),
+            self.all(&kept.attended, queries),
+            self.all(&kept.lse, heads.heads),
+            self.all(&kept.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.rope_backward(
+            self.all_mut(&mut back.qkv, heads.width()),
+            heads,
+            self.places,
+        );
+        ops.linear_dx(
+            self.all_mut(&mut back.branch, d),
+            Into::Replace,
+            self.all(&back.qkv, heads.width()),
+            weights,
+            &of.qkv,
+        );
+        self.add_dw(
+            grads,
+            &of.qkv,
+            self.all(&back.qkv, heads.width()),
+            self.all(&kept.normed, d),
+        );
+        ops.rms_norm_backward(
+            self.all_mut(&mut back.stream, d),
+            O::view_mut(grads, ranges.input_norm.clone()),
+            self.all(&back.branch, d),
+            self.all(input, d),
+            self.vector(&ranges.input_norm),
+            self.all(&kept.normed_scale, 1),
+        );
+    }
+}
