@@ -5,6 +5,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The way out of a full disk.
+pub const MAKE_ROOM: &str =
+    "free some space (`kbuild gc` lists what can go), then run the same command";
+
 /// Something outside kbuild went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,9 +49,7 @@ impl Error {
             return None;
         };
         match cause.kind() {
-            _ if is_full(cause) => {
-                Some("free some space (`kbuild gc` lists what can go), then run the same command")
-            }
+            _ if is_full(cause) => Some(MAKE_ROOM),
             io::ErrorKind::PermissionDenied => Some("check who owns the path and its mode"),
             io::ErrorKind::ReadOnlyFilesystem => {
                 Some("building writes to `cache/`; `kbuild plan` works without writing")

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::arguments::arguments;
-use super::blame::blame;
+use super::blame::{blame, blame_disk};
 use super::claim::{Claim, claim};
 use super::driver::Job;
 use super::machine;
@@ -136,11 +136,10 @@ pub async fn attempt(
     let running = run(launch, sender, job.stop.subscribe());
     let (ended, ()) = tokio::join!(running, listener(receiver));
     match ended.failure {
-        Some(failure) => Err(blame(
-            failure,
-            &staged.inputs(),
-            job.shared.workspace.root(),
-        )),
+        Some(failure) => {
+            let failure = blame(failure, &staged.inputs(), job.shared.workspace.root());
+            Err(blame_disk(failure, &staged.directory))
+        }
         None => Ok(ended),
     }
 }

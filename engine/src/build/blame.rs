@@ -1,11 +1,33 @@
-//! What a child says of its inputs, in the words of the person who gave them.
+//! What is behind the failure of a child, in the words of the person who has to do something about it.
 //!
 //! A child sees links in a directory that is gone when its failure is read; what they lead to is what can be looked at.
+//! A program that finds no room on the disk may not find room to say so.
 
 use std::fs;
 use std::path::Path;
 
-use crate::runner::Failure;
+use crate::error::MAKE_ROOM;
+use crate::runner::{Failure, FailureClass};
+
+/// The failure, with what explains it where the disk that the child wrote to, at `folder`, is full.
+pub fn blame_disk(failure: Failure, folder: &Path) -> Failure {
+    if failure.class != FailureClass::Environment || !is_full(folder) {
+        return failure;
+    }
+    let message = format!("{}: No space left on the disk of `cache/`", failure.message);
+    Failure::new(FailureClass::Resources, message).help(MAKE_ROOM)
+}
+
+/// Next to nothing is left: less than what any program writes at once, or hardly a file more.
+fn is_full(folder: &Path) -> bool {
+    const BYTES: u64 = 1 << 20;
+    const FILES: u64 = 16;
+    rustix::fs::statvfs(folder).is_ok_and(|disk| {
+        let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        // Filesystems that make inodes as they need them count none.
+        bytes < BYTES || (disk.f_files > 0 && disk.f_favail < FILES)
+    })
+}
 
 /// The failure with every path below `inputs` replaced by the file that it leads to, relative to `root` where it is there.
 pub fn blame(mut failure: Failure, inputs: &Path, root: &Path) -> Failure {
