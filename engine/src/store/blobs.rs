@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use rayon::prelude::*;
 
 use super::memo::{Memo, Seen, Stamp, now_ns};
@@ -88,21 +90,48 @@ pub enum Materialise {
     ReadOnly,
 }
 
-/// The digest and length of a file; large ones are mapped and hashed by many threads.
+/// The digest and length of a file; large ones are read and hashed by many threads.
+///
+/// Nothing is mapped: a file that somebody else cuts while it is read would end the process (SIGBUS).
 pub fn hash_file(path: &Path) -> Result<Blob, Error> {
-    const MAPPED_FROM: u64 = 128 * 1024;
+    const LARGE: u64 = 128 * 1024;
     let size = fs::metadata(path).doing("read", path)?.len();
-    let mut hasher = blake3::Hasher::new();
-    let hashed = if size >= MAPPED_FROM {
-        hasher.update_mmap_rayon(path)
-    } else {
-        File::open(path).and_then(|file| hasher.update_reader(file))
-    };
-    hashed.doing("read", path)?;
+    let digest = File::open(path).and_then(|file| {
+        if size >= LARGE {
+            let (left, right) = halves(&file, 0, size)?;
+            return Ok(hazmat::merge_subtrees_root(&left, &right, Mode::Hash));
+        }
+        let mut hasher = blake3::Hasher::new();
+        Ok(hasher.update_reader(file)?.finalize())
+    });
     Ok(Blob {
-        digest: Digest::from_bytes(*hasher.finalize().as_bytes()),
-        size: hasher.count(),
+        digest: Digest::from_bytes(*digest.doing("read", path)?.as_bytes()),
+        size,
     })
+}
+
+/// What the subtree of BLAKE3 over `size` bytes from `start` comes to. Each thread reads what it hashes, so that the
+/// bytes are still in its cache.
+fn subtree(file: &File, start: u64, size: u64) -> io::Result<ChainingValue> {
+    const LEAF: u64 = 256 * 1024;
+    if size > LEAF {
+        let (left, right) = halves(file, start, size)?;
+        return Ok(hazmat::merge_subtrees_non_root(&left, &right, Mode::Hash));
+    }
+    let mut bytes = vec![0; size as usize];
+    file.read_exact_at(&mut bytes, start)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(start).update(&bytes);
+    Ok(hasher.finalize_non_root())
+}
+
+fn halves(file: &File, start: u64, size: u64) -> io::Result<(ChainingValue, ChainingValue)> {
+    let left = hazmat::left_subtree_len(size);
+    let (left, right) = rayon::join(
+        || subtree(file, start, left),
+        || subtree(file, start + left, size - left),
+    );
+    Ok((left?, right?))
 }
 
 impl Store {
@@ -380,6 +409,29 @@ mod tests {
         let path = store.temporary();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    #[test]
+    fn a_file_has_the_digest_of_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        const KIB: usize = 1024;
+        let sizes = [
+            0,
+            1,
+            128 * KIB,
+            256 * KIB,
+            256 * KIB + 1,
+            768 * KIB,
+            1500 * KIB + 7,
+        ];
+        for size in sizes {
+            let bytes: Vec<u8> = (0..size).map(|at| (at * 31 + at / 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            let blob = hash_file(&path).unwrap();
+            assert_eq!(blob.size, size as u64);
+            assert_eq!(blob.digest, Digest::of(&bytes), "{size} bytes");
+        }
     }
 
     #[test]

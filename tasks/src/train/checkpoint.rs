@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use kbuild_engine::digest::Digest;
 use kbuild_engine::runner::{AtPath, Failure};
+use kbuild_engine::store::hash_file;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AdamW, AdamWOptions, Model};
@@ -153,9 +154,7 @@ fn digests(directory: &Path) -> Result<BTreeMap<String, Digest>, Failure> {
             continue;
         }
         let path = entry.path();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(&path).at(&path)?;
-        digests.insert(name, Digest::from_bytes(*hasher.finalize().as_bytes()));
+        digests.insert(name, hash_file(&path)?.digest);
     }
     Ok(digests)
 }
