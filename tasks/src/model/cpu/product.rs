@@ -1,10 +1,12 @@
 //! Matrix products: cuts a product into tiles, and a large one into pieces for threads.
 //!
 //! `c [m, n] (+)= a [m, k] · b [k, n]`. Every element is a chain of fused multiplications and additions over `k` in
-//! ascending order, so that no cut, thread or instruction set changes a bit. Only panels of `b`
-//! are copied together: products here have a small factor that stays in the cache.
+//! ascending order, so that no cut, thread or instruction set changes a bit. Only `b` is copied together, into panels
+//! that all pieces read; rows of `a` stay in the second cache as they are.
 
 #![allow(unsafe_code)]
+
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -16,8 +18,11 @@ use crate::model::ops::Into;
 /// Terms that are summed before the next tile has its turn: a panel of `b` of so many rows fits into the first cache.
 const DEPTH: usize = 256;
 
-/// Rows of a result from which on a panel of a row-major `b` is copied together before it is read again and again.
+/// Rows of a result from which on a row-major `b` is copied together before it is read again and again.
 const REUSE: usize = 48;
+
+/// Tiles of a piece, one below the other, that are worth walking through a whole `b` for.
+const TALL: usize = 8;
 
 /// The left factor: `a(i, k)` at `i step + k`, or at `i + k step` of a transposed one.
 #[derive(Clone, Copy)]
@@ -63,18 +68,21 @@ pub enum Right<'a> {
     Rows(&'a [f32]),
     /// The same, so many from row to row.
     Strided(&'a [f32], usize),
-    /// The transpose of `[n, k]`, row-major, in panels.
     Panels(&'a Panels),
 }
 
-/// `bᵀ` of `b [n, k]` as tiles read it: `[n / width][k][width]`, filled up with zeros.
+/// `b [k, n]` as tiles read it: `[k / DEPTH][n / width][DEPTH][width]`, filled up with zeros; the last block of `k` is
+/// only as deep as it has rows.
 pub struct Panels {
     /// Whose tiles read it.
     isa: Isa,
+    /// `n` up to the end of the last panel.
+    columns: usize,
     data: Vec<f32>,
 }
 
 impl Panels {
+    /// The transpose of `b [n, k]`.
     pub fn of(b: &[f32], k: usize) -> Self {
         let mut panels = Self::empty();
         panels.pack(b, k, k);
@@ -84,6 +92,7 @@ impl Panels {
     pub fn empty() -> Self {
         Self {
             isa: Isa::chosen(),
+            columns: 0,
             data: Vec::new(),
         }
     }
@@ -93,7 +102,7 @@ impl Panels {
         largest(self.isa).1
     }
 
-    /// Takes the values of `b [n, k]`, `step` from row to row; `b` ends with its last row.
+    /// Takes the transpose of `b [n, k]`, `step` from row to row; `b` ends with its last row.
     pub fn pack(&mut self, b: &[f32], k: usize, step: usize) {
         let width = self.width();
         let n = if b.len() < k {
@@ -101,17 +110,54 @@ impl Panels {
         } else {
             (b.len() - k) / step.max(1) + 1
         };
+        self.columns = n.next_multiple_of(width);
         self.data.clear();
-        self.data.resize(n.next_multiple_of(width) * k, 0.0);
-        let panels = self.data.chunks_exact_mut((width * k).max(1));
-        for (panel, rows) in panels.zip(b.chunks((width * step).max(1))) {
-            for (column, row) in rows.chunks(step.max(1)).enumerate() {
-                for (to, from) in panel[column..].iter_mut().step_by(width).zip(&row[..k]) {
-                    *to = *from;
+        self.data.resize(self.columns * k, 0.0);
+        let blocks = self.data.chunks_mut((DEPTH * self.columns).max(1));
+        for (block, first) in blocks.zip((0..k).step_by(DEPTH)) {
+            let depth = DEPTH.min(k - first);
+            let panels = block.chunks_exact_mut(width * depth);
+            for (panel, rows) in panels.zip(b.chunks((width * step).max(1))) {
+                for (column, row) in rows.chunks(step.max(1)).enumerate() {
+                    let row = &row[first..first + depth];
+                    for (to, from) in panel[column..].iter_mut().step_by(width).zip(row) {
+                        *to = *from;
+                    }
                 }
             }
         }
     }
+
+    /// Takes `b [k, n]`; by the threads of the pool around.
+    fn pack_rows(&mut self, b: &[f32], n: usize) {
+        self.isa = Isa::chosen();
+        let width = self.width();
+        self.columns = n.next_multiple_of(width);
+        self.data.resize(self.columns * b.len() / n, 0.0);
+        let blocks = self.data.par_chunks_mut(DEPTH * self.columns);
+        blocks
+            .zip(b.par_chunks(DEPTH * n))
+            .for_each(|(block, rows)| {
+                let depth = rows.len() / n;
+                for (k, row) in rows.chunks_exact(n).enumerate() {
+                    for (panel, from) in row.chunks(width).enumerate() {
+                        let to = &mut block[(panel * depth + k) * width..][..width];
+                        to[..from.len()].copy_from_slice(from);
+                        to[from.len()..].fill(0.0);
+                    }
+                }
+            });
+    }
+}
+
+/// Panels of factors that are packed for one product: as many as there were products at the same time.
+static SPARE: Mutex<Vec<Panels>> = Mutex::new(Vec::new());
+
+fn with_spare_panels(work: impl FnOnce(&mut Panels)) {
+    let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut panels = spare().pop().unwrap_or_else(Panels::empty);
+    work(&mut panels);
+    spare().push(panels);
 }
 
 /// One product, on the calling thread.
@@ -146,14 +192,26 @@ fn rows_of(c: &mut [f32], n: usize) -> Target<'_> {
 /// The same, by the threads of the pool around.
 pub fn multiply_in_pieces(c: &mut [f32], n: usize, into: Into, a: Left, b: Right, k: usize) {
     let whole = Piece::whole(rows_of(c, n), into, a, b, k);
-    let threads = rayon::current_num_threads();
-    if threads == 1 || whole.m * n * k < 1 << 19 {
+    if whole.m * n * k < 1 << 19 {
         return whole.run();
     }
-    whole
-        .cut(4 * threads)
-        .into_par_iter()
-        .for_each(|piece| piece.run());
+    match b {
+        Right::Rows(rows) if whole.m >= REUSE => with_spare_panels(|panels| {
+            panels.pack_rows(&rows[..k * n], n);
+            Piece::whole(rows_of(c, n), into, a, Right::Panels(panels), k).run_in_pieces();
+        }),
+        _ => whole.run_in_pieces(),
+    }
+}
+
+/// At most `count` ranges that make up `0 .. size`, of about as many units each.
+fn ranges(size: usize, unit: usize, count: usize) -> Vec<(usize, usize)> {
+    let units = size.div_ceil(unit);
+    let count = count.min(units);
+    let edge = |index: usize| size.min(index * units / count * unit);
+    (0..count)
+        .map(|index| (edge(index), edge(index + 1)))
+        .collect()
 }
 
 /// Elements from the first to the last of `[rows, columns]`.
@@ -204,8 +262,8 @@ impl<'a> Piece<'a> {
             Right::Rows(data) => (Isa::chosen(), n, reach(k, n, n) <= data.len()),
             Right::Strided(data, step) => (Isa::chosen(), step, reach(k, n, step) <= data.len()),
             Right::Panels(panels) => {
-                let wide = n.next_multiple_of(panels.width());
-                (panels.isa, 0, wide * k <= panels.data.len())
+                let fits = n <= panels.columns && panels.columns * k <= panels.data.len();
+                (panels.isa, 0, fits)
             }
         };
         assert!(fits, "right factor beyond its slice");
@@ -225,26 +283,26 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// About `count` pieces, of whole tiles but for the edges.
+    fn run_in_pieces(&self) {
+        let pieces = self.cut(4 * rayon::current_num_threads());
+        pieces.into_par_iter().for_each(|piece| piece.run());
+    }
+
+    /// About `count` pieces of about the same size, of whole tiles but for the edges.
     fn cut(&self, count: usize) -> Vec<Self> {
         let (tall, wide, _) = largest(self.isa);
-        let columns = self.columns.1;
-        let by_rows = self.m >= columns;
-        let (size, unit) = if by_rows {
-            (self.m, 2 * tall)
-        } else {
-            (columns, 2 * wide)
-        };
-        let step = size.div_ceil(count).next_multiple_of(unit);
-        (0..size)
-            .step_by(step)
-            .map(|first| match by_rows {
-                true => self.rows(first, step.min(size - first)),
-                false => Self {
-                    columns: (first, columns.min(first + step)),
-                    ..*self
-                },
+        let height = (self.m / (TALL * tall)).clamp(1, count);
+        let columns = ranges(self.columns.1, wide, count.div_ceil(height));
+        let piece = |(top, bottom)| {
+            let rows = self.rows(top, bottom - top);
+            columns.iter().map(move |columns| Self {
+                columns: *columns,
+                ..rows
             })
+        };
+        ranges(self.m, tall, height)
+            .into_iter()
+            .flat_map(piece)
             .collect()
     }
 
@@ -266,7 +324,12 @@ impl<'a> Piece<'a> {
     }
 
     fn run(&self) {
-        let depth = if self.m <= 16 { self.k } else { DEPTH };
+        let is_packed = matches!(self.b, Right::Panels(_));
+        let depth = if is_packed || self.m > 16 {
+            DEPTH
+        } else {
+            self.k
+        };
         if self.k == 0 && !self.add {
             return self.block(0, 0);
         }
@@ -286,7 +349,7 @@ impl<'a> Piece<'a> {
             match self.b {
                 Right::Panels(panels) => {
                     // A piece begins at a panel.
-                    let b = &panels.data[column * self.k + first * wide..];
+                    let b = &panels.data[first * panels.columns + column * k..];
                     self.panel(
                         (b.as_ptr(), wide),
                         (first, k),
@@ -395,6 +458,29 @@ unsafe fn edge(
         for row in 0..rows {
             let to = c.add(row * c_step);
             std::ptr::copy_nonoverlapping(whole.as_ptr().add(row * wide), to, columns);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_hold_more_columns_than_a_product_takes() {
+        let (m, n, k) = (5, 70, 2 * DEPTH + 9);
+        let draw = |len| (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
+        let (a, b): (Vec<f32>, Vec<f32>) = (draw(m * k), draw(n * k));
+        let panels = Panels::of(&b, k);
+        for columns in [1, 32, 70] {
+            let mut c = vec![0.0; m * columns];
+            let right = Right::Panels(&panels);
+            multiply(&mut c, columns, Into::Replace, Left::new(&a, k), right, k);
+            for (at, found) in c.iter().enumerate() {
+                let (a, b) = (&a[at / columns * k..], &b[at % columns * k..]);
+                let expected = (0..k).fold(0.0f32, |sum, k| a[k].mul_add(b[k], sum));
+                assert_eq!(*found, expected, "{columns} columns");
+            }
         }
     }
 }
