@@ -6,6 +6,9 @@
 //!               scratch/                TMPDIR
 //!               request.json
 //! ```
+//!
+//! A command is told everything by its arguments: of it, only what they name is laid out, and no request is written.
+//! Files are dear where there are many tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +21,7 @@ use serde_json::Value;
 use super::driver::Job;
 use super::machine;
 use crate::artifact::{Content, Shape};
-use crate::graph::{Binding, InputPort, Origin, OutputPort};
+use crate::graph::{Binding, Executor, InputPort, Origin, OutputPort};
 use crate::plan;
 use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
 use crate::store::{Laid, Store, remove_tree};
@@ -87,7 +90,12 @@ pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
         watched_by_part: BTreeMap::new(),
     };
     let (out, scratch) = (staged.out(), staged.scratch());
-    for path in [&out, &scratch, &staged.request.partial] {
+    let argv = match &job.task().executor {
+        Executor::Command(program) => Some(&program.argv),
+        Executor::BuiltIn | Executor::Plugin(_) => None,
+    };
+    let partial = is_named(argv, "{partial}").then_some(&staged.request.partial);
+    for path in [&out, &scratch].into_iter().chain(partial) {
         fs::create_dir_all(path).at(path)?;
     }
     staged.request.parts = parts
@@ -99,16 +107,25 @@ pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
         })
         .collect();
     for port in &job.task().inputs {
-        stage_input(job, port, &mut staged)?;
+        let is_seen = port.mapped || is_named(argv, &format!("{{inputs.{}}}", port.name));
+        stage_input(job, port, is_seen, &mut staged)?;
     }
     for port in &job.task().outputs {
         stage_output(port, &out, &mut staged.request)?;
+    }
+    if argv.is_some() {
+        return Ok(staged);
     }
     let path = staged.request_path();
     let bytes = serde_json::to_vec_pretty(&staged.request)
         .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
     fs::write(&path, bytes).at(&path)?;
     Ok(staged)
+}
+
+/// Whether arguments name a placeholder. Whoever reads the request sees everything.
+fn is_named(argv: Option<&Vec<String>>, placeholder: &str) -> bool {
+    argv.is_none_or(|argv| argv.iter().any(|argument| argument.contains(placeholder)))
 }
 
 fn request(job: &Job, partial: PathBuf) -> Request {
@@ -142,17 +159,30 @@ fn program_files(job: &Job) -> Vec<PathBuf> {
         .collect()
 }
 
-fn stage_input(job: &Job, port: &InputPort, staged: &mut Staged) -> Result<(), Failure> {
-    let directory = staged.inputs().join(&port.name);
-    fs::create_dir_all(&directory).at(&directory)?;
+fn stage_input(
+    job: &Job,
+    port: &InputPort,
+    is_seen: bool,
+    staged: &mut Staged,
+) -> Result<(), Failure> {
     let bound = port
         .bindings
         .iter()
         .map(|binding| bind(job, binding))
         .collect::<Result<Vec<_>, _>>()?;
+    let sources = bound.iter().filter(|bound| bound.is_source && !port.mapped);
+    let watched = sources
+        .flat_map(|bound| bound.laid.files())
+        .map(Path::to_owned);
+    staged.watched.extend(watched);
+    if !is_seen {
+        return Ok(());
+    }
+    let directory = staged.inputs().join(&port.name);
+    fs::create_dir_all(&directory).at(&directory)?;
     let inputs = match port.mapped {
         true => stage_parts(&port.name, &bound, &directory, staged)?,
-        false => stage_wholes(&bound, &directory, staged)?,
+        false => stage_wholes(&bound, &directory)?,
     };
     staged.request.inputs.insert(port.name.clone(), inputs);
     Ok(())
@@ -208,11 +238,7 @@ fn in_store(store: &Store, content: &Content) -> Laid {
     }
 }
 
-fn stage_wholes(
-    bound: &[Bound<'_>],
-    directory: &Path,
-    staged: &mut Staged,
-) -> Result<Vec<RequestInput>, Failure> {
+fn stage_wholes(bound: &[Bound<'_>], directory: &Path) -> Result<Vec<RequestInput>, Failure> {
     let mut inputs = Vec::new();
     for (index, bound) in bound.iter().enumerate() {
         let mut parts = Vec::new();
@@ -227,11 +253,6 @@ fn stage_wholes(
             }
             one => link(one, directory, index, bound.extension)?,
         };
-        if bound.is_source {
-            staged
-                .watched
-                .extend(bound.laid.files().into_iter().map(Path::to_owned));
-        }
         inputs.push(input(bound, path, parts));
     }
     Ok(inputs)

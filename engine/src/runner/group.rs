@@ -95,12 +95,8 @@ impl Attempt {
 }
 
 /// Kills what is left of the group of a leader that has ended. Cheap when nothing is.
-pub(crate) fn end_group(leader: u32, mark: &str) {
-    let exists = i32::try_from(leader)
-        .ok()
-        .and_then(Pid::from_raw)
-        .is_some_and(|group| test_kill_process_group(group).is_ok());
-    if exists {
+pub(crate) fn end_group(leader: Pid, mark: &str) {
+    if test_kill_process_group(leader).is_ok() {
         Attempt::new(mark).kill();
     }
 }
@@ -171,15 +167,15 @@ mod tests {
     fn kills_marked_processes_alone() {
         let (mut ours, mut other) = (sleeper("ours"), sleeper("other"));
         // The mark appears with exec, which spawn has waited for.
-        for leader in [ours.id(), other.id()] {
-            end_group(leader, "nobody's");
+        for leader in [&ours, &other] {
+            end_group(Pid::from_child(leader), "nobody's");
         }
         assert!(
             ours.try_wait().unwrap().is_none(),
             "another mark is another attempt"
         );
         assert!(other.try_wait().unwrap().is_none());
-        end_group(ours.id(), "ours");
+        end_group(Pid::from_child(&ours), "ours");
         assert!(!ours.wait().unwrap().success());
         other.kill().unwrap();
         other.wait().unwrap();

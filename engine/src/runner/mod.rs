@@ -8,6 +8,7 @@ mod group;
 mod lines;
 mod process;
 mod protocol;
+mod spawn;
 
 pub use context::{Artifact, AtPath, Context, Failure, Part, Recorder, request, serve};
 pub use group::{Attempt, MARK, Process};

@@ -3,25 +3,30 @@
 //! The program is an argument. Knows nothing of keys and stores, and nothing of what the child works on.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid,
+};
 use tokio::io::BufReader;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::ChildStdout;
 use tokio::sync::{mpsc::UnboundedSender, oneshot, watch};
 
 use super::context::Failure;
 use super::group::{MARK, end_group};
 use super::lines;
 use super::protocol::{Event, FailureClass};
+use super::spawn::{Birth, spawn};
 
 /// Environment variables that every attempt is given as they are.
 const ALLOWED: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH"];
@@ -95,25 +100,16 @@ pub async fn run(
         Ok(log) => log,
         Err(failure) => return ended(Some(failure)),
     };
-    let mut child = match spawn(launch, &log).await {
+    let mut child = match start(launch, &log).await {
         Ok(child) => child,
         Err(error) => return ended(Some(not_started(&program, &error))),
     };
-    let pid = child.id().unwrap_or_default();
-    // Held open until the child is gone: its end means that the build died.
-    let stdin = child.stdin.take();
-    let listener = child
-        .stdout
-        .take()
-        .map(|stdout| tokio::spawn(listen(stdout, speaks, log, events)));
-    let (status, why) = wait(&mut child, pid, timeout, grace, &mut stop).await;
-    drop(stdin);
+    let pid = child.pid;
+    let listener = tokio::spawn(listen(child.stdout, speaks, log, events));
+    let (status, why) = wait(&mut child.end, pid, timeout, grace, &mut stop).await;
+    drop(child.stdin);
     let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark)).await;
-    let said = match listener {
-        Some(listener) => heard(listener).await,
-        None => None,
-    };
-    ended(explain(status, why, said))
+    ended(explain(status, why, heard(listener).await))
 }
 
 /// Why the child was told to go.
@@ -125,8 +121,8 @@ enum Told {
 }
 
 async fn wait(
-    child: &mut Child,
-    pid: u32,
+    child: &mut End,
+    pid: Pid,
     timeout: Option<Duration>,
     grace: Duration,
     stop: &mut watch::Receiver<Stop>,
@@ -164,10 +160,8 @@ async fn expired(timeout: Option<Duration>) -> Duration {
 }
 
 /// Signals the group of a leader that has not been waited for yet: its id cannot be anybody else's.
-fn signal_group(pid: u32, signal: Signal) {
-    if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, signal);
-    }
+fn signal_group(leader: Pid, signal: Signal) {
+    let _ = kill_process_group(leader, signal);
 }
 
 /// Sorts the child's standard output into events and log; returns the failure that it stated.
@@ -309,61 +303,97 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-async fn spawn(launch: Launch, log: &File) -> std::io::Result<Child> {
-    let log = log.try_clone()?;
-    on_lasting_thread(move || command(&launch, log)?.spawn()).await
+/// The first process of an attempt, and our ends of its pipes.
+struct Child {
+    pid: Pid,
+    /// Held open until the child is gone: its end means that the build died.
+    stdin: Option<OwnedFd>,
+    stdout: ChildStdout,
+    end: End,
 }
 
-fn command(launch: &Launch, log: File) -> std::io::Result<Command> {
-    let mut command = Command::new(&launch.argv[0]);
-    command
-        .args(&launch.argv[1..])
-        .current_dir(&launch.directory)
-        .env_clear()
-        .stdin(match launch.stdin {
-            Stdin::Null => Stdio::null(),
-            Stdin::Watch => Stdio::piped(),
-        })
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .process_group(0);
-    for name in ALLOWED {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
+/// The end of a process, to be waited for.
+struct End {
+    pid: Pid,
+    ended: oneshot::Receiver<()>,
+}
+
+impl End {
+    /// A thread that no runtime waits for sleeps until the process has ended, and leaves it to be waited for. (There
+    /// are machines in use whose Linux has no pidfd.)
+    fn of(pid: Pid) -> std::io::Result<Self> {
+        let (answer, ended) = oneshot::channel();
+        let sleep = move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while waitid(WaitId::Pid(pid), options).is_err_and(|error| error == Errno::INTR) {}
+            let _ = answer.send(());
+        };
+        std::thread::Builder::new()
+            .name("waits".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(sleep)?;
+        Ok(Self { pid, ended })
+    }
+
+    /// Its exit status. Until this returns, its id cannot be anybody else's. To be called until it has returned, not
+    /// after.
+    async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        let _ = (&mut self.ended).await;
+        match waitpid(Some(self.pid), WaitOptions::empty())? {
+            Some((_, status)) => Ok(ExitStatus::from_raw(status.as_raw())),
+            None => Err(std::io::Error::other("it still runs")),
         }
     }
-    for (name, value) in &launch.environment {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env(MARK, &launch.mark);
-    tie(&mut command, &launch.inherited);
-    Ok(command)
 }
 
-/// Ties the child to this process: it is told when the thread that spawned it dies, and it keeps the locks.
-#[allow(unsafe_code)]
-fn tie(command: &mut Command, inherited: &[OwnedFd]) {
-    let parent = rustix::process::getpid();
-    let inherited: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: between fork and exec the closure makes system calls alone (prctl, getppid, fcntl), allocates nothing
-    // and takes no lock. The descriptors outlive the spawn: `Launch` owns them until it has returned.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            if rustix::process::getppid() != Some(parent) {
-                // The parent died before the signal was set.
-                return Err(rustix::io::Errno::SRCH.into());
-            }
-            for descriptor in &inherited {
-                let descriptor = BorrowedFd::borrow_raw(*descriptor);
-                rustix::io::fcntl_setfd(descriptor.as_fd(), rustix::io::FdFlags::empty())?;
-            }
-            Ok(())
-        });
+async fn start(launch: Launch, log: &File) -> std::io::Result<Child> {
+    let log = log.try_clone()?;
+    on_lasting_thread(move || born(&launch, &log)).await
+}
+
+fn born(launch: &Launch, log: &File) -> std::io::Result<Child> {
+    let (stdout, to_us) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (theirs, stdin) = match launch.stdin {
+        Stdin::Null => (File::open("/dev/null")?.into(), None),
+        Stdin::Watch => {
+            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+            (theirs, Some(ours))
+        }
+    };
+    let stdout = ChildStdout::from_std(stdout.into())?;
+    let pid = spawn(&Birth {
+        argv: &launch.argv,
+        directory: &launch.directory,
+        environment: &environment(launch),
+        stdio: [&theirs, &to_us, log],
+        inherited: &launch.inherited,
+    })?;
+    let end = End::of(pid).inspect_err(|_| {
+        signal_group(pid, Signal::KILL);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+    })?;
+    Ok(Child {
+        pid,
+        stdin,
+        stdout,
+        end,
+    })
+}
+
+/// What is allowed of this process's own environment, and what the launch says.
+fn environment(launch: &Launch) -> Vec<(OsString, OsString)> {
+    let allowed = ALLOWED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+    let mut all: BTreeMap<OsString, OsString> = allowed.collect();
+    for (name, value) in &launch.environment {
+        match value {
+            Some(value) => all.insert(name.into(), value.clone()),
+            None => all.remove(OsStr::new(name)),
+        };
     }
+    all.insert(MARK.into(), launch.mark.clone().into());
+    all.into_iter().collect()
 }
 
 /// Runs `job` on a thread that never ends: Linux sends the parent-death signal when the *thread* that forked ends.
