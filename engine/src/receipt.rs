@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
+use crate::key::Manifest;
 
 /// Version of the form of a receipt; a receipt of another form is ignored.
 pub const SCHEMA: u32 = 1;
@@ -22,8 +24,8 @@ pub struct Receipt {
     pub schema: u32,
     /// Digest of the canonical text of `manifest`.
     pub key: Digest,
-    /// The text that was hashed, see [`crate::key::Manifest`].
-    pub manifest: Value,
+    /// What was hashed.
+    pub manifest: Text,
     /// Content by output port.
     pub outputs: BTreeMap<String, Content>,
     /// Measured facts by output port.
@@ -45,6 +47,40 @@ impl Receipt {
     /// Every blob of the outputs.
     pub fn blobs(&self) -> impl Iterator<Item = Blob> {
         self.outputs.values().flat_map(Content::blobs)
+    }
+}
+
+/// The canonical text of a [`Manifest`], as it was written: of many receipts that are read, few are looked into.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Text(Box<RawValue>);
+
+impl Text {
+    /// # Panics
+    /// Never: a manifest has a text, and it is JSON.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self(RawValue::from_string(manifest.text()).expect("the text of a manifest is JSON"))
+    }
+
+    #[cfg(test)]
+    pub fn any(json: &Value) -> Self {
+        Self(serde_json::value::to_raw_value(json).unwrap())
+    }
+
+    /// The manifest; `None` if it is of another form.
+    pub fn read(&self) -> Option<Manifest> {
+        serde_json::from_str(self.0.get()).ok()
+    }
+
+    /// The same as JSON.
+    pub fn to_value(&self) -> Value {
+        serde_json::from_str(self.0.get()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
     }
 }
 

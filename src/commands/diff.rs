@@ -43,7 +43,7 @@ pub fn run(project_args: &ProjectArgs, args: &DiffArgs) -> Result<Exit, Stop> {
 fn side(project: &Project, chosen: &Chosen) -> Side {
     let receipt = &chosen.receipt;
     let mut side = Side::default();
-    for (path, value) in flat::scalars(&receipt.manifest) {
+    for (path, value) in flat::scalars(&receipt.manifest.to_value()) {
         side.set("manifest", path, value);
     }
     for (port, content) in chosen.outputs() {

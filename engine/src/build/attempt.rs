@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::event::BuildEvent;
 use crate::graph::{Executor, Program, Task};
 use crate::key::Manifest;
-use crate::receipt::{self, Receipt};
+use crate::receipt::{self, Receipt, Text};
 use crate::runner::{Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run};
 use crate::store::{Lock, remove_tree};
 
@@ -309,7 +309,7 @@ pub fn new_receipt(
     Receipt {
         schema: receipt::SCHEMA,
         key: manifest.key(),
-        manifest: manifest.to_value(),
+        manifest: Text::of(manifest),
         outputs,
         facts,
         task: job.task().name.clone(),

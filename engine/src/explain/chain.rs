@@ -69,7 +69,7 @@ fn link(now: &Now<'_>, step: &Step, above: TaskId) -> Option<(Link, Step)> {
     let status = now.plan.status(above)?;
     let comparison = match status {
         Status::Hit(receipt) => {
-            let manifest: Manifest = serde_json::from_value(receipt.manifest.clone()).ok()?;
+            let manifest = receipt.manifest.read()?;
             Some(since_read(now, step, above, &manifest)?)
         }
         _ => now.last(above).1,

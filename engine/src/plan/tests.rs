@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::artifact::Blob;
 use crate::kananafile::Kananafile;
-use crate::receipt;
+use crate::receipt::{self, Text};
 use crate::testing::loaded;
 
 /// A store in memory, and the disk as a scan would find it.
@@ -123,7 +123,7 @@ fn receipt_of(
     Receipt {
         schema: receipt::SCHEMA,
         key,
-        manifest: manifest.to_value(),
+        manifest: Text::of(manifest),
         outputs,
         facts: BTreeMap::new(),
         task: task.name.clone(),

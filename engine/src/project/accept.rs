@@ -4,7 +4,7 @@ use super::Project;
 use crate::error::Error;
 use crate::graph::{Task, TaskId};
 use crate::plan::{Lookup, Receipts, Status, Work};
-use crate::receipt::{Accepted, Receipt};
+use crate::receipt::{Accepted, Receipt, Text};
 use crate::store::Found;
 
 /// Why a result is not accepted.
@@ -35,7 +35,7 @@ impl Project {
             .map_or(old.key, |accepted| accepted.from);
         let receipt = Receipt {
             key: work.key,
-            manifest: work.manifest.to_value(),
+            manifest: Text::of(&work.manifest),
             accepted: Some(Accepted {
                 from,
                 reason: reason.to_owned(),

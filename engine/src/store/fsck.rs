@@ -198,7 +198,7 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
 mod tests {
     use super::*;
     use crate::artifact::Content;
-    use crate::receipt::{Receipt, SCHEMA};
+    use crate::receipt::{Receipt, SCHEMA, Text};
 
     /// A store with one result, and its blob.
     fn world() -> (tempfile::TempDir, Store, Blob) {
@@ -209,7 +209,7 @@ mod tests {
         let receipt = Receipt {
             schema: SCHEMA,
             key: Digest::of(b"key"),
-            manifest: serde_json::json!({}),
+            manifest: Text::any(&serde_json::json!({})),
             outputs: BTreeMap::from([("out".to_owned(), Content::File(blob))]),
             facts: BTreeMap::new(),
             task: "t".to_owned(),

@@ -323,11 +323,7 @@ fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
 }
 
 fn is_part_of(receipt: &Receipt, live: &BTreeMap<Digest, u64>) -> bool {
-    receipt
-        .manifest
-        .get("part")
-        .and_then(serde_json::Value::as_bool)
-        == Some(true)
+    (receipt.manifest.read()).is_some_and(|manifest| manifest.part)
         && blobs_of(std::slice::from_ref(receipt))
             .keys()
             .all(|digest| live.contains_key(digest))
@@ -367,14 +363,14 @@ fn size_of(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::SCHEMA;
+    use crate::receipt::{SCHEMA, Text};
 
     fn result(store: &Store, task: &str, text: &str) -> Receipt {
         let blob = store.keep_bytes(text.as_bytes()).unwrap();
         let receipt = Receipt {
             schema: SCHEMA,
             key: Digest::of(task.as_bytes()),
-            manifest: serde_json::json!({}),
+            manifest: Text::any(&serde_json::json!({})),
             outputs: BTreeMap::from([("out".to_owned(), Content::File(blob))]),
             facts: BTreeMap::new(),
             task: task.to_owned(),

@@ -6,16 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::Store;
 use super::blobs::{Materialise, files_of, hash_file, remove_tree};
 use super::memo::{Memo, Seen, Stamp, now_ns};
-use super::{Store, receipts};
 use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::key::Manifest;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Text};
 
 /// Largest artifact that is copied byte by byte.
 const COPIED_UP_TO: u64 = 64 << 20;
@@ -44,12 +43,12 @@ impl Export<'_> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Last {
     pub key: Digest,
-    manifest: Value,
+    manifest: Text,
 }
 
 impl Last {
     pub fn manifest(&self) -> Option<Manifest> {
-        receipts::manifest(&self.manifest)
+        self.manifest.read()
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Store, receipts};
+use super::Store;
 use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -120,7 +120,7 @@ impl Past for Remembered<'_> {
 
 /// A result of a whole task: those of parts are no tasks.
 fn earlier(store: &Store, receipt: &Receipt) -> Option<Earlier> {
-    let manifest = receipts::manifest(&receipt.manifest).filter(|manifest| !manifest.part)?;
+    let manifest = receipt.manifest.read().filter(|manifest| !manifest.part)?;
     Some(Earlier {
         key: receipt.key,
         task: receipt.task.clone(),

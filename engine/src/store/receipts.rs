@@ -8,8 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
-
 use super::memo::{Memo, Stamp};
 use super::{Store, fanned};
 use crate::artifact::{Blob, Content};
@@ -222,11 +220,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The manifest inside a receipt.
-pub(super) fn manifest(value: &Value) -> Option<Manifest> {
-    serde_json::from_value(value.clone()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +233,7 @@ mod tests {
         let receipt = Receipt {
             schema: receipt::SCHEMA,
             key: Digest::of(b"key"),
-            manifest: serde_json::json!({"kind": "k", "lr": 1e-3}),
+            manifest: receipt::Text::any(&serde_json::json!({"kind": "k", "lr": 1e-3})),
             outputs: BTreeMap::from([("out".to_owned(), Content::File(blob))]),
             facts: BTreeMap::new(),
             task: "t".to_owned(),

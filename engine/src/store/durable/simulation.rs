@@ -11,7 +11,7 @@ use super::*;
 use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::plan::{Lookup, Receipts};
-use crate::receipt::{self, Receipt};
+use crate::receipt::{self, Receipt, Text};
 use crate::store::{Found, Laid, Memo, Store};
 use crate::testing::Seeded;
 
@@ -79,7 +79,7 @@ fn work(store: &Store, task: usize, trace: &Trace) -> Result<(), Error> {
     let receipt = Receipt {
         schema: receipt::SCHEMA,
         key: key(task),
-        manifest: serde_json::json!({ "task": task }),
+        manifest: Text::any(&serde_json::json!({ "task": task })),
         outputs: BTreeMap::from([("out".to_owned(), store.keep(&laid)?)]),
         facts: BTreeMap::new(),
         task: task.to_string(),
