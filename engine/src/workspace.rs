@@ -104,11 +104,13 @@ impl Workspace {
             .map(|id| (id, lay::lay(&self.root, graph.source(id))))
             .collect();
         let programs = programs(graph, tasks);
-        let mut files: BTreeSet<PathBuf> =
-            programs.iter().map(|name| self.root.join(name)).collect();
+        let mut files: Vec<PathBuf> = programs.iter().map(|name| self.root.join(name)).collect();
         for laid in laid.values().flatten() {
             files.extend(laid.files().into_iter().map(Path::to_owned));
         }
+        // As text: paths compare component by component.
+        files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        files.dedup();
         let digested = self.digest(files, memo, &mut scan.looks);
         for (id, laid) in laid {
             let content = laid.and_then(|laid| {
@@ -130,10 +132,10 @@ impl Workspace {
 
     fn digest(
         &self,
-        files: BTreeSet<PathBuf>,
+        files: Vec<PathBuf>,
         memo: &mut Memo,
         looks: &mut HashMap<PathBuf, Look>,
-    ) -> BTreeMap<PathBuf, Result<Blob, String>> {
+    ) -> HashMap<PathBuf, Result<Blob, String>> {
         let known: &Memo = memo;
         let read: Vec<(PathBuf, Result<Reading, String>)> = files
             .into_par_iter()
@@ -142,7 +144,7 @@ impl Workspace {
                 (path, reading)
             })
             .collect();
-        let mut digested = BTreeMap::new();
+        let mut digested = HashMap::new();
         for (path, reading) in read {
             let blob = reading.map(|reading| {
                 if reading.is_new {
@@ -287,12 +289,12 @@ fn environment(graph: &Graph, tasks: &[TaskId]) -> BTreeMap<String, String> {
 mod laid {
     //! From laid-out files to content.
 
-    use super::{BTreeMap, Blob, Content, Laid, PathBuf};
+    use super::{Blob, Content, HashMap, Laid, PathBuf};
 
     /// The content of laid-out files, whose digests are known.
     pub fn content(
         laid: &Laid,
-        digested: &BTreeMap<PathBuf, Result<Blob, String>>,
+        digested: &HashMap<PathBuf, Result<Blob, String>>,
     ) -> Result<Content, String> {
         Ok(match laid {
             Laid::File(path) => Content::File(digested[path].clone()?),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -95,19 +95,21 @@ pub enum Materialise {
 /// Nothing is mapped: a file that somebody else cuts while it is read would end the process (SIGBUS).
 pub fn hash_file(path: &Path) -> Result<Blob, Error> {
     const LARGE: u64 = 128 * 1024;
-    let size = fs::metadata(path).doing("read", path)?.len();
-    let digest = File::open(path).and_then(|file| {
-        if size >= LARGE {
+    let hash = || {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let hash = if size >= LARGE {
             let (left, right) = halves(&file, 0, size)?;
-            return Ok(hazmat::merge_subtrees_root(&left, &right, Mode::Hash));
-        }
-        let mut hasher = blake3::Hasher::new();
-        Ok(hasher.update_reader(file)?.finalize())
-    });
-    Ok(Blob {
-        digest: Digest::from_bytes(*digest.doing("read", path)?.as_bytes()),
-        size,
-    })
+            hazmat::merge_subtrees_root(&left, &right, Mode::Hash)
+        } else {
+            let mut bytes = Vec::with_capacity(size as usize + 1);
+            file.read_to_end(&mut bytes)?;
+            blake3::hash(&bytes)
+        };
+        let digest = Digest::from_bytes(*hash.as_bytes());
+        Ok(Blob { digest, size })
+    };
+    hash().doing("read", path)
 }
 
 /// What the subtree of BLAKE3 over `size` bytes from `start` comes to. Each thread reads what it hashes, so that the

@@ -159,7 +159,7 @@ impl Memo {
 
     fn encode(&self) -> Vec<u8> {
         let mut sorted: Vec<_> = self.entries.iter().collect();
-        sorted.sort_unstable_by_key(|(path, _)| *path);
+        sorted.sort_unstable_by_key(|(path, _)| path.as_os_str());
         let mut bytes = MAGIC.to_vec();
         for (path, entry) in sorted {
             let name = path.as_os_str().as_bytes();

@@ -1,7 +1,7 @@
 //! From a pattern to files: which ones, in which order, laid out how.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
     let mut paths = matches
         .collect::<Result<Vec<PathBuf>, _>>()
         .map_err(|error| cause(relative(root, error.path()), error.error()))?;
-    paths.sort_unstable_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
+    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     if source.pattern.contains("**") {
         paths.retain(|path| !path.is_dir());
     }
@@ -151,11 +151,12 @@ fn file(root: &Path, path: &Path, metadata: &Metadata) -> Result<Laid, String> {
 
 /// The entries of a directory as parts; hidden ones are nobody's data.
 fn shards_in(root: &Path, path: &Path) -> Result<Laid, String> {
-    let mut entries = entries(root, path)?;
-    entries.retain(|entry| {
+    let is_shown = |entry: &PathBuf| {
         let name = entry.file_name().unwrap_or_default();
         !name.as_bytes().starts_with(b".")
-    });
+    };
+    let entries = entries(root, path)?.into_iter().map(|(entry, _)| entry);
+    let entries: Vec<PathBuf> = entries.filter(is_shown).collect();
     if entries.is_empty() {
         let name = relative(root, path).display();
         return Err(format!("`{name}` is an empty directory"));
@@ -199,7 +200,7 @@ fn walk(
         ));
     }
     above.push(identity);
-    for path in entries(root, directory)? {
+    for (path, kind) in entries(root, directory)? {
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -212,6 +213,11 @@ fn walk(
         } else {
             format!("{prefix}/{name}")
         };
+        if kind.is_file() {
+            // What needs no look of its own: there may be very many.
+            files.insert(name, path);
+            continue;
+        }
         let metadata = looked_at(root, &path)?;
         if metadata.is_dir() {
             walk(root, &path, &name, above, files)?;
@@ -224,15 +230,17 @@ fn walk(
     Ok(())
 }
 
-/// Entries of a directory in the byte order of their names.
-fn entries(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, String> {
-    let read = || -> std::io::Result<Vec<PathBuf>> {
-        fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .collect()
+/// Entries of a directory and what they are (links not followed), in the byte order of their names.
+fn entries(root: &Path, directory: &Path) -> Result<Vec<(PathBuf, FileType)>, String> {
+    let read = || -> std::io::Result<Vec<(PathBuf, FileType)>> {
+        let entry = |entry: std::io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.path(), entry.file_type()?))
+        };
+        fs::read_dir(directory)?.map(entry).collect()
     };
     let mut paths = read().map_err(|error| cause(relative(root, directory), &error))?;
-    paths.sort_unstable_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
+    paths.sort_unstable_by(|(a, _), (b, _)| a.as_os_str().cmp(b.as_os_str()));
     Ok(paths)
 }
 
