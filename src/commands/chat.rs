@@ -78,7 +78,7 @@ fn turn(session: &mut Session, text: &str, args: &ChatArgs) -> Result<(), Stop> 
     Ok(())
 }
 
-/// The model that some goals make: of the goals themselves, else the last one on the way to them.
+/// The model that some goals make: of the goals themselves, else the one on the way to them that no other is made of.
 pub fn model_of(graph: &Graph, goals: &[TaskId]) -> Option<ModelPort> {
     let port = |task: &TaskId| {
         let port = graph
@@ -91,12 +91,15 @@ pub fn model_of(graph: &Graph, goals: &[TaskId]) -> Option<ModelPort> {
             port: port.name.clone(),
         })
     };
-    let reached = graph.reach(goals);
-    goals
-        .iter()
-        .rev()
-        .find_map(port)
-        .or_else(|| reached.iter().rev().find_map(port))
+    let of_goals = goals.iter().rev().find_map(port);
+    let on_the_way = || {
+        let reached = graph.reach(goals);
+        let makes_another = |next: &TaskId| reached.contains(next) && port(next).is_some();
+        let is_last = |task: &&TaskId| !graph.dependents(**task).iter().any(makes_another);
+        let mut last = reached.iter().filter(is_last).filter_map(port);
+        last.next().filter(|_| last.next().is_none())
+    };
+    of_goals.or_else(on_the_way)
 }
 
 /// A model's files, and where they were copied to if they had to be.
@@ -133,7 +136,7 @@ fn locate(project_args: &ProjectArgs, word: &str) -> Result<Located, Stop> {
     let goals = select(project.graph(), &[word.to_owned()])?;
     let Some(model) = model_of(project.graph(), &goals) else {
         return Err(Stop::words(
-            format!("`{word}` makes no model"),
+            format!("`{word}` makes no model, or several"),
             "name a task with an output of format `model`",
         ));
     };

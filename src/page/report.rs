@@ -65,7 +65,12 @@ pub fn headline(report: &Value) -> Vec<Item> {
             );
         }
     }
-    if let Some((label, content)) = entries(report, "evaluate").last() {
+    // Of repeated runs, one says nothing: the page has their means.
+    let is_single = report["groups"]
+        .as_object()
+        .is_none_or(|groups| groups.is_empty());
+    let single = |kind| entries(report, kind).into_iter().filter(move |_| is_single);
+    if let Some((label, content)) = single("evaluate").last() {
         let mean = number(&content["mean"]["bits_per_byte"]);
         push(
             format!("bits per byte, {}", value::short(label)),
@@ -78,14 +83,14 @@ pub fn headline(report: &Value) -> Vec<Item> {
             Tone::Plain,
         );
     }
-    for (label, content) in entries(report, "compare") {
+    for (label, content) in single("compare") {
         push(
             format!("win-rate, {}", value::short(label)),
             percent(number(&content["win_rate"])),
             Tone::Plain,
         );
     }
-    if let Some((label, content)) = entries(report, "evaluate-reward-model").last() {
+    if let Some((label, content)) = single("evaluate-reward-model").last() {
         push(
             format!("accuracy, {}", value::short(label)),
             percent(number(&content["accuracy"])),

@@ -418,21 +418,18 @@ fn a_reward_model_is_judged_on_text_and_on_tokens() {
         json!({"prompt": prompt, "chosen": turn(chosen), "rejected": turn(rejected)}).to_string()
     })
     .collect();
-    let path = world.root.path().join("preferences.jsonl");
-    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
-    let as_text = RequestInput {
-        shape: Shape::Shards,
-        ..shards(&[path])
-    };
-    let done = world
-        .job("evaluate-reward-model", json!({}))
-        .input("model", world.model("a_rm"))
-        .input("preferences", as_text)
-        .run()
-        .unwrap();
-    let report = report_of(&done, "report");
-    assert_eq!(report["pairs"], json!(2));
-    assert_eq!(report["longer_is_chosen"], json!(0.5));
+    let one_file = world.file("preferences.jsonl", &(lines.join("\n") + "\n"));
+    for as_text in [shards(&[one_file.path.clone()]), one_file] {
+        let done = world
+            .job("evaluate-reward-model", json!({}))
+            .input("model", world.model("a_rm"))
+            .input("preferences", as_text)
+            .run()
+            .unwrap();
+        let report = report_of(&done, "report");
+        assert_eq!(report["pairs"], json!(2));
+        assert_eq!(report["longer_is_chosen"], json!(0.5));
+    }
     let pairs = world.file(
         "pairs.jsonl",
         "{\"prompt\":[1],\"chosen\":[89,2],\"rejected\":[2]}\n",

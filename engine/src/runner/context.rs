@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::protocol::{Event, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};
+use crate::artifact::Shape;
 use crate::kind::{Body, Kinds};
 
 /// An artifact on an input port.
@@ -113,6 +114,15 @@ impl Context {
     /// The artifacts of a port in order.
     pub fn many(&self, port: &str) -> &[Artifact] {
         self.request.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every file of every artifact of a port, in order: the shards of one that has them.
+    pub fn files(&self, port: &str) -> Vec<PathBuf> {
+        let files = |artifact: &Artifact| match artifact.shape {
+            Shape::Shards => artifact.parts.clone(),
+            Shape::File | Shape::Directory => vec![artifact.path.clone()],
+        };
+        self.many(port).iter().flat_map(files).collect()
     }
 
     /// Where the output of a port goes: a file to create, or a directory that exists and is empty.

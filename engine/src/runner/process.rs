@@ -273,6 +273,9 @@ fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
         FailureClass::Environment,
         format!("cannot start `{program}`: {error}"),
     );
+    if error.raw_os_error() == Some(libc::ENOEXEC) {
+        return failure.help("a script begins with `#!` and the path of its interpreter");
+    }
     match error.kind() {
         std::io::ErrorKind::NotFound => failure.help("is it installed, and on the PATH?"),
         std::io::ErrorKind::PermissionDenied => failure.help("is it executable?"),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fasttext::Classifier;
-use super::parts::{self, Outcome, map_in_order, pool};
+use super::parts::{Outcome, clean, map_in_order, pool};
 use super::quality_report::threshold_of_top;
 use crate::facts;
 use crate::formats::documents;
@@ -87,7 +87,7 @@ impl TaskKind for Classify {
         if let Some(threshold) = threshold {
             context.note(format!("threshold {threshold:.5}"));
         }
-        parts::clean(context, |mut document, _| {
+        clean(context, |mut document, _| {
             let score = f64::from(classifier.probability(&document.text));
             if threshold.is_some_and(|threshold| score < threshold) {
                 return Ok(Outcome::Drop(format!("{}_below_threshold", params.name)));
@@ -134,7 +134,7 @@ fn threshold(
     };
     let pool = pool(context)?;
     let mut scores = Vec::new();
-    for path in parts::files(context, "sample") {
+    for path in context.files("sample") {
         map_in_order(
             &pool,
             documents::read(&path)?,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ledger::Ledger;
-use super::parts::{self, for_each, input, map_in_order, output, pool};
+use super::parts::{for_each, input, map_in_order, output, pool};
 use super::text::{hash, simplify, words};
 use crate::facts;
 use crate::formats::documents::{Records, Writer, looks_like_json, read_text};
@@ -130,7 +130,7 @@ fn predict(known: &Known<'_>, port: &str) -> Prediction {
 
 fn run(params: &Params, context: &mut Context, port: &str) -> Result<(), Failure> {
     let mut texts = Vec::new();
-    for path in parts::files(context, "evaluation") {
+    for path in context.files("evaluation") {
         texts.extend(evaluation_texts(&path)?);
     }
     let evaluation = Evaluation::of(texts, params.n_gram.max(1) as usize);

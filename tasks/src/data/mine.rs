@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fasttext::Classifier;
-use super::parts::{self, map_in_order, pool};
+use super::parts::{map_in_order, pool};
 use super::text::simplify;
 use super::train_classifier::read_rated;
 use crate::facts;
@@ -114,7 +114,7 @@ fn scored(
     let pool = pool(context)?;
     let mut seen = HashSet::new();
     let mut scored = Vec::new();
-    for path in parts::files(context, "pool") {
+    for path in context.files("pool") {
         map_in_order(
             &pool,
             documents::read(&path)?,

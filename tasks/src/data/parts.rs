@@ -2,9 +2,8 @@
 //!
 //! Results are written in the order of the documents, so that the bytes do not depend on the threads.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kbuild_engine::artifact::Shape;
 use kbuild_engine::runner::{Context, Failure, Part};
 use rayon::prelude::*;
 
@@ -128,16 +127,4 @@ pub fn clean_part(
     })?;
     writer.finish()?;
     ledger.write(output(part, "ledger"))
-}
-
-/// Every file of every artifact of a port, in order: the shards of one that has them.
-pub fn files(context: &Context, port: &str) -> Vec<PathBuf> {
-    context
-        .many(port)
-        .iter()
-        .flat_map(|artifact| match artifact.shape {
-            Shape::Shards => artifact.parts.clone(),
-            Shape::File | Shape::Directory => vec![artifact.path.clone()],
-        })
-        .collect()
 }

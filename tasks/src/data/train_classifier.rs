@@ -9,7 +9,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fasttext::{Classifier, Example, Settings};
-use super::parts;
 use super::quality_report::{Judged, Round, judge};
 use super::text::length;
 use crate::facts;
@@ -156,7 +155,7 @@ impl TaskKind for TrainClassifier {
 
 fn mined(context: &Context) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for path in parts::files(context, "positives") {
+    for path in context.files("positives") {
         for document in documents::read(&path)? {
             texts.push(document?.text);
         }

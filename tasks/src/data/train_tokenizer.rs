@@ -13,7 +13,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::parts;
+use super::parts::pool;
 use crate::facts;
 use crate::formats::documents;
 use crate::formats::tokenizer;
@@ -103,7 +103,7 @@ impl TaskKind for TrainTokenizer {
             return Err(Failure::input(complaint.message.clone()).help(complaint.help.clone()));
         }
         let texts = texts(context)?;
-        let pool = parts::pool(context)?;
+        let pool = pool(context)?;
         let trained = pool.install(|| train(&params, &texts))?;
         write(&params, &trained, context.output("tokenizer"))?;
         let written = tokenizer::Tokenizer::open(context.output("tokenizer"))?;
@@ -152,7 +152,7 @@ fn complaints(params: &Params) -> Vec<Complaint> {
 
 fn texts(context: &Context) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
-    for path in parts::files(context, "documents") {
+    for path in context.files("documents") {
         for document in documents::read(&path)? {
             texts.push(document?.text);
         }

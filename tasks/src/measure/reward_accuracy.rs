@@ -3,10 +3,11 @@
 //! Accuracy counts strict wins: equal rewards are wrong (RewardBench). Lengths are reported beside it, and the accuracy
 //! of always taking the longer answer: a reward that is not better than that has learned length.
 
-use kbuild_engine::artifact::Shape;
+use std::path::Path;
+
 use kbuild_engine::facts::{Facts, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
-use kbuild_engine::runner::{Artifact, Context, Failure};
+use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use super::json::write_report;
 use super::statistics::{mean, standard_error};
 use crate::facts;
 use crate::formats::chat::Preference;
+use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::{Batch, Core, Device, Head, Model};
 use crate::train::dialogue::{Boundary, tokenize_preference};
@@ -93,8 +95,8 @@ impl TaskKind for EvaluateRewardModel {
         let path = context.one("model").path.clone();
         let model = Model::load(&path)?;
         let mut pairs = Vec::new();
-        for artifact in context.many("preferences") {
-            pairs.extend(read_pairs(artifact, &path)?);
+        for file in context.files("preferences") {
+            pairs.extend(read_pairs(&file, &path)?);
         }
         let there = pairs.len();
         let longest = params.max_length.min(model.config.max_position_embeddings);
@@ -113,17 +115,18 @@ impl TaskKind for EvaluateRewardModel {
     }
 }
 
-fn read_pairs(artifact: &Artifact, model: &std::path::Path) -> Result<Vec<TokenPair>, Failure> {
-    if artifact.shape != Shape::Shards {
-        return records::read(&artifact.path);
+/// Token ids as they are, or text, made into tokens of the model: the first record tells which.
+fn read_pairs(file: &Path, model: &Path) -> Result<Vec<TokenPair>, Failure> {
+    let first: Option<Value> = Records::open(file)?.next().transpose()?;
+    if first.is_some_and(|record| record["chosen"][0].is_u64()) {
+        return records::read(file);
     }
     let tokenizer = Tokenizer::open(model)?;
-    let preferences: Vec<Preference> = records::read_shards(&artifact.parts)?;
-    preferences
-        .iter()
+    Records::open(file)?
         .map(|preference| {
+            let preference: Preference = preference?;
             let [prompt, chosen, rejected] =
-                tokenize_preference(&tokenizer, preference, Boundary::Error)?;
+                tokenize_preference(&tokenizer, &preference, Boundary::Error)?;
             Ok(TokenPair {
                 prompt,
                 chosen,

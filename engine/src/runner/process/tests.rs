@@ -72,6 +72,40 @@ async fn sorts_events_from_log() {
 }
 
 #[tokio::test]
+async fn a_child_has_the_signals_of_a_fresh_process() {
+    let world = World::new();
+    let (ended, _) = world
+        .run(world.shell("grep -E 'SigBlk|SigIgn' /proc/self/status"))
+        .await;
+    assert_eq!(ended.failure, None);
+    let log = std::fs::read_to_string(world.log()).unwrap();
+    let set = |name: &str| {
+        let digits = log.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(digits.unwrap().trim(), 16).unwrap()
+    };
+    assert_eq!(set("SigBlk:"), 0, "{log}");
+    assert_eq!(set("SigIgn:") & 1 << (libc::SIGPIPE - 1), 0, "{log}");
+}
+
+#[tokio::test]
+async fn a_script_without_interpreter_is_explained() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let script = world.directory.path().join("script");
+    std::fs::write(&script, "echo hi\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut launch = world.shell("");
+    launch.argv = vec![script.into_os_string()];
+    let failure = world.run(launch).await.0.failure.unwrap();
+    assert!(
+        failure.message.contains("Exec format error"),
+        "{}",
+        failure.message
+    );
+    assert!(failure.help.contains("#!"), "{}", failure.help);
+}
+
+#[tokio::test]
 async fn explains_every_end() {
     use FailureClass::{Bug, Environment, Input, Resources};
     let world = World::new();
