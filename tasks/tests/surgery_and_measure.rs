@@ -419,7 +419,7 @@ fn a_reward_model_is_judged_on_text_and_on_tokens() {
     })
     .collect();
     let one_file = world.file("preferences.jsonl", &(lines.join("\n") + "\n"));
-    for as_text in [shards(&[one_file.path.clone()]), one_file] {
+    for as_text in [shards(std::slice::from_ref(&one_file.path)), one_file] {
         let done = world
             .job("evaluate-reward-model", json!({}))
             .input("model", world.model("a_rm"))
