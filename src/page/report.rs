@@ -70,7 +70,7 @@ pub fn headline(report: &Value) -> Vec<Item> {
         .as_object()
         .is_none_or(|groups| groups.is_empty());
     let single = |kind| entries(report, kind).into_iter().filter(move |_| is_single);
-    if let Some((label, content)) = single("evaluate").last() {
+    if let Some((label, content)) = single("evaluate").next_back() {
         let mean = number(&content["mean"]["bits_per_byte"]);
         push(
             format!("bits per byte, {}", value::short(label)),
@@ -90,7 +90,7 @@ pub fn headline(report: &Value) -> Vec<Item> {
             Tone::Plain,
         );
     }
-    if let Some((label, content)) = single("evaluate-reward-model").last() {
+    if let Some((label, content)) = single("evaluate-reward-model").next_back() {
         push(
             format!("accuracy, {}", value::short(label)),
             percent(number(&content["accuracy"])),
