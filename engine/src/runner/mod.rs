@@ -1,7 +1,7 @@
 //! Running a task: the protocol between a build and its child processes, from both ends.
 //!
-//! `protocol` is the wire, `context` the end inside a built-in kind, `process` the end that spawns it, `group` what
-//! becomes of its processes. What to run and what to keep of it is `build`'s.
+//! `protocol` is the wire, `context` the end inside a built-in kind, `process` the end outside, `spawn` the birth of the
+//! child and `group` what becomes of its processes. What to run and what to keep of it is `build`'s.
 
 mod context;
 mod group;
