@@ -37,14 +37,14 @@ impl Process {
 
     /// The living process that now has this pid.
     pub fn find(pid: u32) -> Option<Self> {
-        stat(pid).filter(|stat| stat.state != 'Z').map(|stat| Self {
+        stat(pid).filter(Stat::lives).map(|stat| Self {
             pid,
             start: stat.start,
         })
     }
 
     pub fn is_alive(&self) -> bool {
-        stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != 'Z')
+        stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.lives())
     }
 }
 
@@ -86,29 +86,47 @@ impl Attempt {
 
     /// Kills what is left of the attempt and waits until it is gone.
     pub fn kill(&self) {
-        const PATIENCE: Duration = Duration::from_secs(5);
-        let begun = Instant::now();
-        while self.signal(Signal::KILL) > 0 && begun.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        patiently(|| self.signal(Signal::KILL) == 0);
     }
 }
 
-/// Kills what is left of the group of a leader that has ended. Cheap when nothing is.
+/// Kills what carries the mark when anything is left of the group of a leader that was killed with it, and waits until
+/// the group is gone too. Cheap when nothing is left.
 pub(crate) fn end_group(leader: Pid, mark: &str) {
-    if test_kill_process_group(leader).is_ok() {
-        Attempt::new(mark).kill();
+    if test_kill_process_group(leader).is_err() {
+        return;
+    }
+    let attempt = Attempt::new(mark);
+    // A process has no environment to be known by while it becomes another program, and while it ends.
+    patiently(|| attempt.signal(Signal::KILL) == 0 && !lives(leader));
+}
+
+fn patiently(mut is_done: impl FnMut() -> bool) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let begun = Instant::now();
+    while !is_done() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 /// Living processes that carry the mark. (A dead one that was not waited for has no environment any more.)
 fn members(mark: &str) -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+    pids()
         .filter(|pid| is_marked(*pid, mark))
         .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
         .collect()
+}
+
+/// True while a process of the group has not ended.
+fn lives(group: Pid) -> bool {
+    pids()
+        .filter_map(stat)
+        .any(|stat| stat.group == group.as_raw_pid() && stat.lives())
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn is_marked(pid: u32, mark: &str) -> bool {
@@ -122,10 +140,18 @@ fn is_marked(pid: u32, mark: &str) -> bool {
 
 struct Stat {
     state: char,
+    group: i32,
     start: u64,
 }
 
-/// Fields 3 and 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold anything, so reading starts
+impl Stat {
+    /// False for a process that has ended and was not waited for.
+    fn lives(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// Fields 3, 5 and 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold anything, so reading starts
 /// after its closing parenthesis.
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -133,6 +159,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
+        group: fields.get(2)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
     })
 }
@@ -167,16 +194,14 @@ mod tests {
     fn kills_marked_processes_alone() {
         let (mut ours, mut other) = (sleeper("ours"), sleeper("other"));
         // The mark appears with exec, which spawn has waited for.
-        for leader in [&ours, &other] {
-            end_group(Pid::from_child(leader), "nobody's");
-        }
-        assert!(
-            ours.try_wait().unwrap().is_none(),
-            "another mark is another attempt"
-        );
-        assert!(other.try_wait().unwrap().is_none());
+        Attempt::new("nobody's").kill();
+        assert!(ours.try_wait().unwrap().is_none());
         end_group(Pid::from_child(&ours), "ours");
         assert!(!ours.wait().unwrap().success());
+        assert!(
+            other.try_wait().unwrap().is_none(),
+            "another mark is another attempt"
+        );
         other.kill().unwrap();
         other.wait().unwrap();
     }

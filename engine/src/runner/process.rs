@@ -338,10 +338,11 @@ impl End {
         Ok(Self { pid, ended })
     }
 
-    /// Its exit status. Until this returns, its id cannot be anybody else's. To be called until it has returned, not
-    /// after.
+    /// Its exit status; its group is killed first. Until this returns, its id cannot be anybody else's. To be called
+    /// until it has returned, not after.
     async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let _ = (&mut self.ended).await;
+        signal_group(self.pid, Signal::KILL);
         match waitpid(Some(self.pid), WaitOptions::empty())? {
             Some((_, status)) => Ok(ExitStatus::from_raw(status.as_raw())),
             None => Err(std::io::Error::other("it still runs")),
