@@ -180,6 +180,11 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
+    /// A mark that a test running at the same time does not use.
+    fn own(mark: &str) -> String {
+        format!("{mark} of {}", std::process::id())
+    }
+
     fn sleeper(mark: &str) -> std::process::Child {
         Command::new("sleep")
             .arg("60")
@@ -192,11 +197,11 @@ mod tests {
 
     #[test]
     fn kills_marked_processes_alone() {
-        let (mut ours, mut other) = (sleeper("ours"), sleeper("other"));
+        let (mut ours, mut other) = (sleeper(&own("ours")), sleeper(&own("other")));
         // The mark appears with exec, which spawn has waited for.
-        Attempt::new("nobody's").kill();
+        Attempt::new(&own("nobody's")).kill();
         assert!(ours.try_wait().unwrap().is_none());
-        end_group(Pid::from_child(&ours), "ours");
+        end_group(Pid::from_child(&ours), &own("ours"));
         assert!(!ours.wait().unwrap().success());
         assert!(
             other.try_wait().unwrap().is_none(),
@@ -210,11 +215,11 @@ mod tests {
     fn a_member_that_left_the_group_is_found() {
         let mut daemon = Command::new("setsid")
             .args(["sleep", "60"])
-            .env(MARK, "a daemon")
+            .env(MARK, own("a daemon"))
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let attempt = Attempt::new("a daemon");
+        let attempt = Attempt::new(&own("a daemon"));
         // Nothing is seen of a process for the moment in which it becomes another program.
         while attempt.signal(Signal::KILL) == 0 {
             assert!(daemon.try_wait().unwrap().is_none());
