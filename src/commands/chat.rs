@@ -1,5 +1,6 @@
 //! `kbuild chat GOAL|TASK|DIR`: lines in, answers out. Works in a pipe.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::args::{ChatArgs, ProjectArgs};
 use crate::console;
 
 /// An output port that holds a language model.
+#[derive(Clone)]
 pub struct ModelPort {
     pub task: TaskId,
     pub port: String,
@@ -94,10 +96,17 @@ pub fn model_of(graph: &Graph, goals: &[TaskId]) -> Option<ModelPort> {
     let of_goals = goals.iter().rev().find_map(port);
     let on_the_way = || {
         let reached = graph.reach(goals);
-        let makes_another = |next: &TaskId| reached.contains(next) && port(next).is_some();
-        let is_last = |task: &&TaskId| !graph.dependents(**task).iter().any(makes_another);
-        let mut last = reached.iter().filter(is_last).filter_map(port);
-        last.next().filter(|_| last.next().is_none())
+        let models = reached
+            .iter()
+            .filter_map(|task| Some((*task, port(task)?)))
+            .collect::<BTreeMap<_, _>>();
+        let is_last = |task: &TaskId| {
+            let mut next = graph.dependents(*task).iter();
+            !next.any(|next| models.contains_key(next))
+        };
+        let mut last = models.keys().filter(|task| is_last(task));
+        let found = last.next().filter(|_| last.next().is_none())?;
+        models.get(found).cloned()
     };
     of_goals.or_else(on_the_way)
 }

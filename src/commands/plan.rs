@@ -15,12 +15,13 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
     let goals = select(project.graph(), &args.goals)?;
     let prepared = project.prepare(&goals);
     warn(&prepared);
-    let rows = costs(&project, &prepared);
-    let budgets = budgets(&project, &prepared);
+    let costs = args
+        .cost
+        .then(|| (costs(&project, &prepared), budgets(&project, &prepared)));
     if args.json {
         let mut plan = to_json(&prepared.graph, &prepared.plan);
-        if args.cost {
-            plan["cost"] = cost::to_json(&rows, &budgets);
+        if let Some((rows, budgets)) = &costs {
+            plan["cost"] = cost::to_json(rows, budgets);
         }
         console::data(&format!("{plan:#}\n"));
     } else {
@@ -29,8 +30,8 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
             &prepared.plan,
             console::data_width(),
         ));
-        if args.cost {
-            let table = cost::table(&rows, &budgets, console::data_width());
+        if let Some((rows, budgets)) = &costs {
+            let table = cost::table(rows, budgets, console::data_width());
             console::data(&format!("\n{table}"));
         }
     }
