@@ -3,6 +3,8 @@
 //! `argv` is an array and never passes through a shell. `{inputs.NAME}` and `{outputs.NAME}` stand for paths,
 //! `{partial}` for a folder that survives an interrupted attempt.
 
+use std::rc::Rc;
+
 use serde_json::{Map, Value, json};
 
 use super::draft::Draft;
@@ -60,7 +62,7 @@ pub fn ports(entry: &Entry, kinds: &Kinds, report: &Report) -> Ports {
 pub fn resolve(draft: &Draft<'_>, report: &Report) -> Option<(Value, Executor)> {
     let none = Node {
         span: draft.span,
-        value: Val::Table(Vec::new()),
+        value: Val::Table(Rc::default()),
     };
     let written = draft.written.as_ref().unwrap_or(&none);
     let fields = fields(written, &PARAMS, "`params` of a command", report);

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of kinds: composites are expanded later, when their ports are known.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Key, Node, Span, Val};
@@ -57,9 +58,9 @@ pub fn entries(
     reserved: &[&str],
     report: &Report,
 ) -> Vec<Entry> {
-    let mut tasks = declarations.tasks.clone();
+    let mut tasks = Cow::from(&declarations.tasks);
     for (name, change) in profiles.iter().flat_map(|profile| &profile.tasks) {
-        apply(&mut tasks, name, change, report);
+        apply(tasks.to_mut(), name, change, report);
     }
     tasks
         .iter()
@@ -129,10 +130,9 @@ fn merge(old: &mut Option<Node>, new: Option<Node>) {
         *old = Some(new);
         return;
     };
-    for (key, node) in new.entries() {
-        entries.retain(|(old, _)| old.name != key.name);
-        entries.push((key.clone(), node.clone()));
-    }
+    let is_new = |(key, _): &&(Key, Node)| new.get(&key.name).is_none();
+    let kept = entries.iter().filter(is_new);
+    *entries = kept.chain(new.entries()).cloned().collect();
 }
 
 fn variants(task: &TaskDecl, vars: &Vars, report: &Report) -> Vec<Entry> {

@@ -30,6 +30,7 @@ mod tests;
 mod vars;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -77,7 +78,7 @@ pub struct Options<'a> {
 
 /// A Kananafile that can be built.
 pub struct Kananafile {
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     /// Vars after profiles and `--set`, by name.
     pub vars: BTreeMap<String, Value>,
     /// Kinds that plugins add, by name.
@@ -164,7 +165,7 @@ pub fn load(
             composites,
             budgets,
         }) => Ok(Kananafile {
-            graph,
+            graph: Arc::new(graph),
             vars: vars.to_json(),
             plugins,
             composites,

@@ -1,6 +1,7 @@
 //! TOML as a tree with places: what the parser read, before anybody knows what it means.
 
 use std::fmt::Write;
+use std::rc::Rc;
 
 use serde_json::{Map, Number, Value};
 use toml::Spanned;
@@ -23,15 +24,16 @@ pub struct Node {
     pub value: Val,
 }
 
-/// A value. Tables keep the order in which they were written.
+/// A value. Tables keep the order in which they were written. A copy shares what is below: a file of many tasks is
+/// filled in without being copied.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Val {
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(String),
-    List(Vec<Node>),
-    Table(Vec<(Key, Node)>),
+    List(Rc<[Node]>),
+    Table(Rc<[(Key, Node)]>),
     /// Something that was reported already: whoever meets it stays silent.
     Broken,
 }
@@ -176,7 +178,7 @@ impl Reader<'_> {
             })
             .collect();
         entries.sort_by_key(|(key, _)| key.span);
-        let value = Val::Table(entries);
+        let value = Val::Table(entries.into());
         Node { span, value }
     }
 

@@ -215,22 +215,23 @@ fn profile(node: &Node, report: &Report) -> Profile {
 }
 
 fn refuse_duplicates(declarations: &Declarations, report: &Report) {
-    let keys = |entries: &[(Key, Node)]| entries.iter().map(|(key, _)| key.clone()).collect();
-    let profiles = declarations.profiles.iter().map(|(key, _)| key.clone());
-    let tasks = declarations.tasks.iter().map(|task| task.name.clone());
-    let sections: [(&str, Vec<Key>); 8] = [
+    fn keys<T>(entries: &[(Key, T)]) -> Vec<&Key> {
+        entries.iter().map(|(key, _)| key).collect()
+    }
+    let tasks = declarations.tasks.iter().map(|task| &task.name);
+    let sections: [(&str, Vec<&Key>); 8] = [
         ("var", keys(&declarations.vars)),
         ("goal", keys(&declarations.goals)),
         ("plugin", keys(&declarations.plugins)),
         ("source", keys(&declarations.sources)),
         ("budget", keys(&declarations.budgets)),
         ("resource", keys(&declarations.resources)),
-        ("profile", profiles.collect()),
+        ("profile", keys(&declarations.profiles)),
         ("task", tasks.collect()),
     ];
     for (what, keys) in sections {
         let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
-        for key in &keys {
+        for key in keys {
             let Some(first) = seen.insert(&key.name, key.span) else {
                 continue;
             };
@@ -300,7 +301,7 @@ pub fn text<'a>(node: &'a Node, what: &str, report: &Report) -> Option<&'a str> 
 /// A string or an array of strings, each with its place; anything else is reported.
 pub fn texts(node: &Node, what: &str, report: &Report) -> Vec<(String, Span)> {
     let items = match &node.value {
-        Val::List(items) => items.as_slice(),
+        Val::List(items) => items,
         _ => std::slice::from_ref(node),
     };
     let item = |item: &Node| Some((text(item, what, report)?.to_owned(), item.span));

@@ -72,10 +72,11 @@ impl Vars {
 
     /// `node` with every `${…}` below it replaced; `matrix` holds the values of this variant.
     pub fn substitute(&self, node: &Node, matrix: &[(String, Node)], report: &Report) -> Node {
+        if !has_dollar(node) {
+            return node.clone();
+        }
         let value = match &node.value {
-            Val::Text(text) if text.contains('$') => {
-                return self.fill(text, node, matrix, report);
-            }
+            Val::Text(text) => return self.fill(text, node, matrix, report),
             Val::List(items) => Val::List(
                 items
                     .iter()
@@ -232,6 +233,16 @@ fn override_from_set(
         return report.error_nowhere(message, "");
     }
     *old = new;
+}
+
+/// Whether there is anything to replace below a node.
+fn has_dollar(node: &Node) -> bool {
+    match &node.value {
+        Val::Text(text) => text.contains('$'),
+        Val::List(items) => items.iter().any(has_dollar),
+        Val::Table(entries) => entries.iter().any(|(_, node)| has_dollar(node)),
+        _ => false,
+    }
 }
 
 fn mentions(node: &Node) -> bool {
