@@ -78,6 +78,8 @@ pub struct Prepared {
     pub sources: Memo,
     /// How blobs looked when they were last known to be sound.
     pub blobs: Memo,
+    /// How the newest results looked when they were last known to be sound.
+    pub latest: Memo,
     /// What was found to be damaged on the way.
     pub warnings: Vec<String>,
 }

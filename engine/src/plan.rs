@@ -9,6 +9,7 @@ mod why;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -42,7 +43,7 @@ pub enum Lookup {
 }
 
 /// The receipts of a store, as the planner sees them.
-pub trait Receipts {
+pub trait Receipts: Sync {
     fn get(&self, key: &Digest) -> Lookup;
 
     /// The manifest with which a task of this name was last resolved; only used for reasons.
@@ -427,28 +428,30 @@ fn parts(
     let mut columns: Vec<_> = mapped(task)
         .map(|port| (port.name.clone(), parts_of(graph, port, known)))
         .collect();
-    let mut all = Vec::new();
-    loop {
-        let row: Option<Vec<(String, InputEntry)>> = columns
-            .iter_mut()
+    let row = || -> Option<Vec<(String, InputEntry)>> {
+        let entries = columns.iter_mut();
+        entries
             .map(|(port, entries)| Some((port.clone(), entries.next()?)))
-            .collect();
-        let Some(row) = row else { break };
+            .collect()
+    };
+    let part = |(index, row)| {
         let manifest = whole.part(row);
         let key = manifest.key();
         let receipt = match receipts.get(&key) {
             Lookup::Found(receipt) => Some(receipt).filter(|receipt| gives_part(task, receipt)),
             Lookup::Missing | Lookup::Unusable(_) => None,
         };
-        let index = all.len();
-        all.push(Part {
+        Part {
             index,
             key,
             manifest,
             receipt,
-        });
+        }
+    };
+    let rows: Vec<_> = std::iter::from_fn(row).collect();
+    Parts {
+        all: rows.into_par_iter().enumerate().map(part).collect(),
     }
-    Parts { all }
 }
 
 fn gives_part(task: &Task, receipt: &Receipt) -> bool {

@@ -74,7 +74,7 @@ impl Project {
         Ok(Self {
             read: read.into_inner(),
             store: Store::of(&workspace),
-            graph: Arc::new(kananafile.graph.clone()),
+            graph: Arc::clone(&kananafile.graph),
             workspace,
             kananafile,
         })
@@ -127,15 +127,19 @@ impl Project {
     pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
         let (mut sources, sources_warning) = self.store.memo("sources");
         let (mut blobs, blobs_warning) = self.store.memo("blobs");
+        let (latest, latest_warning) = self.store.memo("latest");
         let tasks = self.graph.reach(goals);
         let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
-        let found = Found::new(&self.store, &blobs);
+        let names = tasks.iter().map(|id| self.graph.task(*id).name.as_str());
+        let keys = self.store.last_keys(&latest, names);
+        let found = Found::new(&self.store, &blobs).foreseeing(keys);
         let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
         let mut warnings = found.take_warnings();
         for (digest, stamp, seen_ns) in found.into_read() {
             blobs.note(digest.to_hex().into(), stamp, digest, seen_ns);
         }
-        warnings.extend(sources_warning.into_iter().chain(blobs_warning));
+        let of_memos = [sources_warning, blobs_warning, latest_warning];
+        warnings.extend(of_memos.into_iter().flatten());
         Prepared {
             workspace: self.workspace.clone(),
             store: self.store.clone(),
@@ -145,6 +149,7 @@ impl Project {
             plan,
             sources,
             blobs,
+            latest,
             warnings,
         }
     }

@@ -151,8 +151,6 @@ impl Driver {
         if let Err(error) = store.remember_parts(&parts) {
             events.warn(error.to_string());
         }
-        let (latest, warning) = store.memo("latest");
-        warning.into_iter().for_each(|text| events.warn(text));
         events.send(report::started(&journal.build, &prepared.plan));
         let history = open_history(store, &prepared.plan, &events);
         let tasks = prepared.graph.reach(&prepared.goals);
@@ -182,7 +180,7 @@ impl Driver {
             stops: BTreeMap::new(),
             announced: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
-            latest,
+            latest: prepared.latest,
             history,
             ended,
         };

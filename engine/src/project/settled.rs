@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::graph::Task;
 use crate::plan::Status;
 use crate::receipt::Receipt;
-use crate::store::{Grounds, Memo, Store, now_ns};
+use crate::store::{Grounds, MEMOS, Memo, Store, now_ns};
 use crate::workspace::Workspace;
 
 /// Whether there is anything to do, asked by a program with certain words.
@@ -51,10 +51,7 @@ impl Project {
         if !prepared.plan.is_done() {
             return false;
         }
-        let (mut latest, warning) = self.store.memo("latest");
-        if warning.is_some() {
-            return false; // a build says what was damaged
-        }
+        let mut latest = prepared.latest.clone();
         let is_settled = self.hits(prepared).all(|(task, receipt)| {
             let exports = exports(task, receipt);
             self.store
@@ -102,6 +99,10 @@ impl Project {
     fn grounds(&self, prepared: &Prepared, shown: &[PathBuf]) -> Option<Grounds> {
         let mut grounds = Grounds::default();
         self.ground_workspace(prepared, &mut grounds)?;
+        let memo = self.store.root().join("memo");
+        for name in MEMOS.iter().filter(|name| memo.join(name).exists()) {
+            grounds.helper(&memo, name);
+        }
         let latest = self.store.root().join("latest");
         for (task, receipt) in self.hits(prepared) {
             grounds.own_path(&self.store.receipt_path(&receipt.key));

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::blobs::hash_file;
-use super::{BlobState, Memo, Store};
+use super::{BlobState, MEMOS, Memo, Store};
 use crate::artifact::Blob;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -138,10 +138,7 @@ impl Store {
                 remedy: Remedy::Remove,
             })
         };
-        ["sources", "blobs", "latest"]
-            .iter()
-            .filter_map(memo)
-            .collect()
+        MEMOS.iter().filter_map(memo).collect()
     }
 
     /// Does what each finding says. `false`: a build is running, nothing was done.

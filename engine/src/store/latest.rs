@@ -58,9 +58,17 @@ impl Store {
         self.root().join("latest").join(task)
     }
 
+    /// The keys with which tasks were last resolved, as the memo of newest results has them: a guess.
+    pub fn last_keys<'a>(&self, memo: &Memo, tasks: impl Iterator<Item = &'a str>) -> Vec<Digest> {
+        tasks
+            .filter_map(|task| memo.last(&key_file(task)))
+            .collect()
+    }
+
     /// The key and manifest with which a task of this name was last resolved.
     pub fn last(&self, task: &str) -> Option<Last> {
-        serde_json::from_slice(&fs::read(self.latest(task).join("receipt")).ok()?).ok()
+        let path = self.root().join("latest").join(key_file(task));
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
     /// Every task that has a newest result.
@@ -90,7 +98,7 @@ impl Store {
             key: receipt.key,
             manifest: receipt.manifest.clone(),
         };
-        let path = self.latest(task).join("receipt");
+        let path = self.root().join("latest").join(key_file(task));
         fs::create_dir_all(self.latest(task)).doing("create", &self.latest(task))?;
         let temporary = self.temporary();
         fs::write(&temporary, serde_json::to_vec(&last).unwrap_or_default())
@@ -107,9 +115,27 @@ impl Store {
         exports: &[Export<'_>],
         memo: &mut Memo,
     ) -> bool {
-        let is_last = self.last(task).is_some_and(|last| last.key == receipt.key);
         let mut exports = exports.iter();
-        is_last && exports.all(|export| self.is_whole(task, export, memo))
+        self.is_last(task, &receipt.key, memo)
+            && exports.all(|export| self.is_whole(task, export, memo))
+    }
+
+    /// Whether a task was last resolved with this key; the file that says so is read only if it moved.
+    fn is_last(&self, task: &str, key: &Digest, memo: &mut Memo) -> bool {
+        let name = key_file(task);
+        let seen_ns = now_ns();
+        let Ok(metadata) = fs::symlink_metadata(self.root().join("latest").join(&name)) else {
+            return false;
+        };
+        let stamp = Stamp::of(&metadata);
+        if let Seen::Same(last) = memo.seen(&name, &stamp) {
+            return last == *key;
+        }
+        let is_last = self.last(task).is_some_and(|last| last.key == *key);
+        if is_last {
+            memo.note(name, stamp, *key, seen_ns);
+        }
+        is_last
     }
 
     /// The files of a task's newest results, as people see them.
@@ -181,6 +207,11 @@ impl Store {
         let _ = fs::remove_file(&to);
         shared
     }
+}
+
+/// Where the key of a task's newest results is written, below `latest/`.
+fn key_file(task: &str) -> PathBuf {
+    Path::new(task).join("receipt")
 }
 
 fn is_still(path: &Path, name: PathBuf, digest: &Digest, memo: &mut Memo) -> bool {

@@ -102,6 +102,11 @@ impl Memo {
         }
     }
 
+    /// The content at `path` when it was last noted, whatever it is now.
+    pub fn last(&self, path: &Path) -> Option<Digest> {
+        self.entries.get(path).map(|entry| entry.digest)
+    }
+
     /// Notes that the file, which had this stamp at `seen_ns` (taken before the stat), has this content.
     pub fn note(&mut self, path: PathBuf, stamp: Stamp, digest: Digest, seen_ns: i64) {
         let entry = Entry {

@@ -46,6 +46,9 @@ use crate::error::{Doing, Error};
 use crate::runner::Process;
 use crate::workspace::Workspace;
 
+/// What is remembered of how files looked, by the name of its file in `memo/`.
+pub(crate) const MEMOS: [&str; 3] = ["sources", "blobs", "latest"];
+
 /// A store at a directory. Making one touches nothing.
 #[derive(Debug, Clone)]
 pub struct Store {

@@ -3,10 +3,12 @@
 //! A receipt that does not parse, or whose content is gone or damaged, is no receipt: a miss with a warning, never a
 //! stop and never a wrong hit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rayon::prelude::*;
 
 use super::memo::{Memo, Stamp};
 use super::{Store, fanned};
@@ -149,6 +151,7 @@ fn parse(bytes: &[u8]) -> Result<Receipt, String> {
 pub struct Found<'a> {
     store: &'a Store,
     blobs: &'a Memo,
+    foreseen: HashMap<Digest, Lookup>,
     warnings: Mutex<BTreeSet<String>>,
     read: Mutex<Vec<(Digest, Stamp, i64)>>,
 }
@@ -159,9 +162,18 @@ impl<'a> Found<'a> {
         Self {
             store,
             blobs,
+            foreseen: HashMap::new(),
             warnings: Mutex::default(),
             read: Mutex::default(),
         }
+    }
+
+    /// Looks for keys that will probably be asked for, on all cores.
+    #[must_use]
+    pub fn foreseeing(mut self, keys: Vec<Digest>) -> Self {
+        let look = |key: Digest| (key, self.look(&key));
+        self.foreseen = keys.into_par_iter().map(look).collect();
+        self
     }
 
     /// What was found to be damaged, each once.
@@ -178,9 +190,20 @@ impl<'a> Found<'a> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unusable(&self, detail: String) -> Lookup {
-        locked(&self.warnings).insert(detail.clone());
-        Lookup::Unusable(detail)
+    fn look(&self, key: &Digest) -> Lookup {
+        let receipt = match self.store.receipt(key) {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => return Lookup::Missing,
+            Err(Unsound(detail)) => return Lookup::Unusable(detail),
+        };
+        let trouble = receipt
+            .outputs
+            .values()
+            .find_map(|content| self.trouble(&content.blobs()));
+        match trouble {
+            Some(detail) => Lookup::Unusable(detail),
+            None => Lookup::Found(Arc::new(receipt)),
+        }
     }
 
     fn trouble(&self, blobs: &[Blob]) -> Option<String> {
@@ -196,19 +219,12 @@ impl<'a> Found<'a> {
 
 impl Receipts for Found<'_> {
     fn get(&self, key: &Digest) -> Lookup {
-        let receipt = match self.store.receipt(key) {
-            Ok(Some(receipt)) => receipt,
-            Ok(None) => return Lookup::Missing,
-            Err(Unsound(detail)) => return self.unusable(detail),
-        };
-        let trouble = receipt
-            .outputs
-            .values()
-            .find_map(|content| self.trouble(&content.blobs()));
-        match trouble {
-            Some(detail) => self.unusable(detail),
-            None => Lookup::Found(Arc::new(receipt)),
+        let foreseen = self.foreseen.get(key).cloned();
+        let found = foreseen.unwrap_or_else(|| self.look(key));
+        if let Lookup::Unusable(detail) = &found {
+            locked(&self.warnings).insert(detail.clone());
         }
+        found
     }
 
     fn last(&self, task: &str) -> Option<Manifest> {

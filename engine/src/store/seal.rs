@@ -40,17 +40,19 @@ struct Looked {
     name: PathBuf,
     /// Links are followed.
     follows: bool,
+    /// Believed however young it is: nothing but a warning depends on it.
+    is_helper: bool,
 }
 
 impl Grounds {
     /// Something that is looked up as `name` in `directory`, and is what its links lead to.
     pub fn followed(&mut self, directory: &Path, name: impl Into<PathBuf>) {
-        self.add(directory, name.into(), true);
+        self.add(directory, name.into(), true, false);
     }
 
     /// Something that is looked up as `name` in `directory`, and is not a link.
     pub fn own(&mut self, directory: &Path, name: impl Into<PathBuf>) {
-        self.add(directory, name.into(), false);
+        self.add(directory, name.into(), false, false);
     }
 
     /// A file by its path alone, not a link.
@@ -60,13 +62,22 @@ impl Grounds {
         }
     }
 
-    fn add(&mut self, directory: &Path, name: PathBuf, follows: bool) {
+    /// A helper of the store: whoever finds it damaged says so, which only somebody who looks can.
+    pub fn helper(&mut self, directory: &Path, name: &str) {
+        self.add(directory, name.into(), false, true);
+    }
+
+    fn add(&mut self, directory: &Path, name: PathBuf, follows: bool, is_helper: bool) {
         // A lookup of the directory itself.
         let name = match name.as_os_str().is_empty() {
             true => PathBuf::from("."),
             false => name,
         };
-        let looked = Looked { name, follows };
+        let looked = Looked {
+            name,
+            follows,
+            is_helper,
+        };
         match self.paths.get_mut(directory) {
             Some(names) => names.push(looked),
             None => {
@@ -169,7 +180,7 @@ fn encode(question: &Digest, answer: &[u8], grounds: Grounds, begun_ns: i64) -> 
                     CStr::from_bytes_with_nul(&name).ok()?,
                     looked.follows,
                 )?;
-                if stamp.is_racy(begun_ns) {
+                if stamp.is_racy(begun_ns) && !looked.is_helper {
                     return None;
                 }
                 put_stamp(&mut entries, &stamp);
