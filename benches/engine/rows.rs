@@ -30,6 +30,7 @@ pub fn all() -> Vec<Row> {
         row("dry-10000", dry),
         row("full-1000", full),
         row("edit-10000", edit),
+        row("edit-parts", edit_part),
         row("hash-big", hash_big),
         row("hash-small", hash_small),
         row("recheck", recheck),
@@ -187,6 +188,31 @@ fn edit(row: &str, options: &Options, folder: &Path) {
     };
     let edited = median(options.runs, change, all);
     report(row, "kbuild, one source edited", edited, None);
+    report(row, "kbuild, nothing edited", null, Some(edited));
+}
+
+/// One of the shards gets other content; every task makes that part anew and puts its whole together.
+fn edit_part(row: &str, options: &Options, folder: &Path) {
+    let mapped = Mapped {
+        tasks: 20,
+        parts: 1_000 / options.scale,
+    };
+    mapped.write("kbuild", folder);
+    let all = || command(&options.kbuild, folder, &[]);
+    run(&mut all());
+    settle();
+    run(&mut all());
+    let null = median(options.runs, || (), all);
+    let mut edits = 0;
+    let change = || {
+        edits += 1;
+        settle();
+        run(&mut all());
+        let text = graphs::document(mapped.parts + edits);
+        fs::write(folder.join("src/000000.jsonl"), text).expect("the shard");
+    };
+    let edited = median(options.runs, change, all);
+    report(row, "kbuild, one shard edited", edited, None);
     report(row, "kbuild, nothing edited", null, Some(edited));
 }
 

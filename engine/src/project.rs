@@ -130,8 +130,10 @@ impl Project {
         let (latest, latest_warning) = self.store.memo("latest");
         let tasks = self.graph.reach(goals);
         let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
-        let names = tasks.iter().map(|id| self.graph.task(*id).name.as_str());
-        let keys = self.store.last_keys(&latest, names);
+        // A mapping task's parts are looked for side by side by the planner.
+        let wholes = tasks.iter().map(|id| self.graph.task(*id));
+        let wholes = wholes.filter(|task| !task.is_mapped());
+        let keys = (self.store).last_keys(&latest, wholes.map(|task| task.name.as_str()));
         let found = Found::new(&self.store, &blobs).foreseeing(keys);
         let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
         let mut warnings = found.take_warnings();

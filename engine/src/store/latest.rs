@@ -2,6 +2,8 @@
 //!
 //! Large artifacts are only there when the filesystem can share their blocks; `export` copies them on demand.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::blobs::{Materialise, files_of, hash_file, remove_tree};
 use super::memo::{Memo, Seen, Stamp, now_ns};
-use crate::artifact::Content;
+use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::key::Manifest;
@@ -49,6 +51,43 @@ pub struct Last {
 impl Last {
     pub fn manifest(&self) -> Option<Manifest> {
         self.manifest.read()
+    }
+}
+
+/// A file of the newest results.
+struct Placed {
+    path: PathBuf,
+    /// In the memo.
+    name: PathBuf,
+    blob: Blob,
+}
+
+impl Placed {
+    /// Whether the file holds what it should, told by stat where that is enough.
+    fn is_still(&self, memo: &mut Memo) -> bool {
+        let seen_ns = now_ns();
+        let Ok(metadata) = fs::symlink_metadata(&self.path) else {
+            return false;
+        };
+        let (stamp, digest) = (Stamp::of(&metadata), self.blob.digest);
+        if memo.seen(&self.name, &stamp) == Seen::Same(digest) {
+            return true;
+        }
+        let is_same =
+            metadata.is_file() && hash_file(&self.path).is_ok_and(|found| found.digest == digest);
+        if is_same {
+            memo.note(self.name.clone(), stamp, digest, seen_ns);
+        }
+        is_same
+    }
+
+    /// Notes what was just written.
+    fn note(&self, memo: &mut Memo) {
+        let seen_ns = now_ns();
+        if let Ok(metadata) = fs::symlink_metadata(&self.path) {
+            let stamp = Stamp::of(&metadata);
+            memo.note(self.name.clone(), stamp, self.blob.digest, seen_ns);
+        }
     }
 }
 
@@ -145,7 +184,7 @@ impl Store {
             .filter(|export| self.is_copied(export.content));
         copied
             .flat_map(|export| self.placed(task, export))
-            .map(|(path, _, _)| path)
+            .map(|placed| placed.path)
             .collect()
     }
 
@@ -155,17 +194,40 @@ impl Store {
             remove_tree(&target);
             return Ok(());
         }
+        if are_files(export.content) && is_tree(&target) {
+            return self.renew(&target, &self.placed(task, export), memo);
+        }
         self.materialise(
             export.content,
             export.extension,
             &target,
             Materialise::ReadOnly,
         )?;
-        for (path, name, blob) in self.placed(task, export) {
-            let seen_ns = now_ns();
-            if let Ok(metadata) = fs::symlink_metadata(&path) {
-                memo.note(name, Stamp::of(&metadata), blob, seen_ns);
+        for placed in self.placed(task, export) {
+            placed.note(memo);
+        }
+        Ok(())
+    }
+
+    /// Makes a folder of shards hold these, each in one step: where one of a thousand changed, one is copied. A build
+    /// that ends on the way has not said that they are the newest, so the next one goes on.
+    fn renew(&self, folder: &Path, shards: &[Placed], memo: &mut Memo) -> Result<(), Error> {
+        let wanted: HashSet<&OsStr> = shards
+            .iter()
+            .filter_map(|shard| shard.path.file_name())
+            .collect();
+        for entry in fs::read_dir(folder).doing("read", folder)?.flatten() {
+            if !wanted.contains(&*entry.file_name()) {
+                remove_tree(&entry.path());
             }
+        }
+        for shard in shards {
+            if shard.is_still(memo) {
+                continue;
+            }
+            let content = Content::File(shard.blob);
+            self.materialise(&content, "", &shard.path, Materialise::ReadOnly)?;
+            shard.note(memo);
         }
         Ok(())
     }
@@ -175,21 +237,21 @@ impl Store {
             return true;
         }
         let placed = self.placed(task, export);
-        !placed.is_empty()
-            && placed
-                .into_iter()
-                .all(|(path, name, digest)| is_still(&path, name, &digest, memo))
+        !placed.is_empty() && placed.iter().all(|placed| placed.is_still(memo))
     }
 
-    /// Every file of an export: where it lies, its name in the memo, its digest.
-    fn placed(&self, task: &str, export: &Export<'_>) -> Vec<(PathBuf, PathBuf, Digest)> {
+    /// Every file of an export.
+    fn placed(&self, task: &str, export: &Export<'_>) -> Vec<Placed> {
         let target = self.latest(task).join(export.file_name());
         let stem = Path::new(task).join(export.file_name());
         files_of(export.content, export.extension)
             .into_iter()
-            .map(|(name, blob)| match name.as_str() {
-                "" => (target.clone(), stem.clone(), blob.digest),
-                _ => (target.join(&name), stem.join(&name), blob.digest),
+            .map(|(file, blob)| {
+                let (path, name) = match file.as_str() {
+                    "" => (target.clone(), stem.clone()),
+                    file => (target.join(file), stem.join(file)),
+                };
+                Placed { path, name, blob }
             })
             .collect()
     }
@@ -214,20 +276,14 @@ fn key_file(task: &str) -> PathBuf {
     Path::new(task).join("receipt")
 }
 
-fn is_still(path: &Path, name: PathBuf, digest: &Digest, memo: &mut Memo) -> bool {
-    let seen_ns = now_ns();
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return false;
-    };
-    let stamp = Stamp::of(&metadata);
-    if memo.seen(&name, &stamp) == Seen::Same(*digest) {
-        return true;
-    }
-    let is_same = metadata.is_file() && hash_file(path).is_ok_and(|found| found.digest == *digest);
-    if is_same {
-        memo.note(name, stamp, *digest, seen_ns);
-    }
-    is_same
+/// True when every shard is a file.
+fn are_files(content: &Content) -> bool {
+    let is_file = |part: &Content| matches!(part, Content::File(_));
+    matches!(content, Content::Shards(parts) if parts.iter().all(is_file))
+}
+
+fn is_tree(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 fn collect(directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
@@ -248,5 +304,118 @@ fn collect(directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
             };
             collect(&entry.path(), &name, into);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt;
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::MetadataExt;
+
+    struct World {
+        _directory: tempfile::TempDir,
+        store: Store,
+        memo: Memo,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::new(directory.path());
+            store.create().unwrap();
+            Self {
+                _directory: directory,
+                store,
+                memo: Memo::default(),
+            }
+        }
+
+        fn publish(&mut self, shards: &[&str]) {
+            let kept = shards
+                .iter()
+                .map(|text| self.store.keep_bytes(text.as_bytes()).unwrap());
+            let content = Content::Shards(kept.map(Content::File).collect());
+            let receipt = Receipt {
+                schema: receipt::SCHEMA,
+                key: Digest::of(shards.concat().as_bytes()),
+                manifest: Text::any(&serde_json::json!({"kind": "k"})),
+                outputs: BTreeMap::from([("out".to_owned(), content.clone())]),
+                facts: BTreeMap::new(),
+                task: "t".to_owned(),
+                elapsed_ms: 1,
+                attempts: 1,
+                environment: BTreeMap::new(),
+                accepted: None,
+            };
+            let export = Export {
+                port: "out",
+                extension: "txt",
+                content: &content,
+            };
+            let published = self
+                .store
+                .publish("t", &receipt, &[export], &mut self.memo)
+                .unwrap();
+            assert!(published);
+        }
+
+        /// What is there: name, content and inode.
+        fn files(&self) -> Vec<(String, String, u64)> {
+            let entries = fs::read_dir(self.store.latest("t").join("out")).unwrap();
+            let mut files: Vec<_> = entries
+                .map(|entry| {
+                    let entry = entry.unwrap();
+                    (
+                        entry.file_name().into_string().unwrap(),
+                        fs::read_to_string(entry.path()).unwrap(),
+                        entry.metadata().unwrap().ino(),
+                    )
+                })
+                .collect();
+            files.sort();
+            files
+        }
+    }
+
+    #[test]
+    fn of_many_shards_those_that_changed_are_copied() {
+        let mut world = World::new();
+        world.publish(&["a", "b", "c"]);
+        let before = world.files();
+        world.publish(&["a", "B", "c"]);
+        let after = world.files();
+        assert_eq!(after[1].1, "B");
+        assert_eq!((&after[0], &after[2]), (&before[0], &before[2]));
+    }
+
+    #[test]
+    fn a_folder_of_shards_holds_nothing_else() {
+        let mut world = World::new();
+        world.publish(&["a", "b", "c"]);
+        let folder = world.store.latest("t").join("out");
+        fs::write(folder.join("stray"), "x").unwrap();
+        fs::remove_file(folder.join("00001.txt")).unwrap();
+        fs::remove_file(folder.join("00000.txt")).unwrap();
+        fs::write(folder.join("00000.txt"), "tampered").unwrap();
+        world.publish(&["a", "b"]);
+        let files = world.files();
+        let shown: Vec<(&str, &str)> = files
+            .iter()
+            .map(|(name, text, _)| (name.as_str(), text.as_str()))
+            .collect();
+        assert_eq!(shown, [("00000.txt", "a"), ("00001.txt", "b")]);
+    }
+
+    #[test]
+    fn where_a_file_was_shards_may_come() {
+        let mut world = World::new();
+        fs::create_dir_all(world.store.latest("t")).unwrap();
+        fs::write(world.store.latest("t").join("out"), "a file").unwrap();
+        world.publish(&["a"]);
+        assert_eq!(world.files()[0].1, "a");
+        world.publish(&[]);
+        assert_eq!(world.files().len(), 0);
     }
 }
