@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{
     Measured, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare, unmoved,
@@ -21,8 +22,11 @@ use crate::event::BuildEvent;
 use crate::graph::Task;
 use crate::plan::{Part, Parts};
 use crate::receipt::Receipt;
-use crate::runner::{Event, Failure};
+use crate::runner::{Event, Failure, FailureClass};
 use crate::store::{Lock, PartLocks};
+
+/// Parts that are being kept at once. Keeping one is waiting for the disk, which makes many last in one go.
+const AT_ONCE: usize = 32;
 
 /// Receipts of parts by key.
 type Done = BTreeMap<Digest, Arc<Receipt>>;
@@ -104,6 +108,7 @@ async fn make(
             .collect(),
         wanted: missing.len(),
         done,
+        keeping: JoinSet::new(),
         measured: Measured::new(),
         since: Instant::now(),
         failure: None,
@@ -128,9 +133,12 @@ struct Maker {
     job: Arc<Job>,
     staged: Arc<Staged>,
     locks: Arc<PartLocks>,
+    /// Parts that the child has not stated yet.
     missing: BTreeMap<usize, Part>,
     wanted: usize,
     done: Done,
+    /// Parts that were stated, on their way into the store.
+    keeping: JoinSet<Result<(usize, Receipt), Failure>>,
     /// Facts that hold for the next part: the child states them anew where they differ.
     measured: Measured,
     since: Instant,
@@ -139,23 +147,35 @@ struct Maker {
 
 impl Maker {
     async fn listen(&mut self, mut events: UnboundedReceiver<Event>) {
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Fact { port, name, value } => {
-                    self.measured.entry(port).or_default().insert(name, value);
-                }
-                Event::Part { index } if self.failure.is_none() => {
-                    if let Err(failure) = self.take(index).await {
-                        self.failure = Some(failure);
-                        abort(&self.job);
-                    }
-                }
-                event => pass_on(&self.job, event),
+        loop {
+            tokio::select! {
+                Some(kept) = self.keeping.join_next() => self.note(kept),
+                event = events.recv(), if self.keeping.len() < AT_ONCE => match event {
+                    Some(event) => self.on(event),
+                    None => break,
+                },
             }
+        }
+        while let Some(kept) = self.keeping.join_next().await {
+            self.note(kept);
         }
     }
 
-    async fn take(&mut self, index: usize) -> Result<(), Failure> {
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Fact { port, name, value } => {
+                self.measured.entry(port).or_default().insert(name, value);
+            }
+            Event::Part { index } if self.failure.is_none() => {
+                if let Err(failure) = self.take(index) {
+                    self.fail(failure);
+                }
+            }
+            event => pass_on(&self.job, event),
+        }
+    }
+
+    fn take(&mut self, index: usize) -> Result<(), Failure> {
         let part = self.missing.remove(&index).ok_or_else(|| {
             broken(format!(
                 "stated part {index}, which it was not asked for, or twice"
@@ -163,17 +183,36 @@ impl Maker {
         })?;
         let elapsed = std::mem::replace(&mut self.since, Instant::now()).elapsed();
         let (job, staged) = (Arc::clone(&self.job), Arc::clone(&self.staged));
-        let (measured, key) = (self.measured.clone(), part.key);
-        let receipt = blocking(move || keep(&job, &staged, &part, measured, elapsed)).await?;
-        self.locks.release(&key);
-        self.done.insert(key, Arc::new(receipt));
+        let measured = self.measured.clone();
+        self.keeping.spawn_blocking(move || {
+            let receipt = keep(&job, &staged, &part, measured, elapsed)?;
+            Ok((index, receipt))
+        });
+        Ok(())
+    }
+
+    fn note(&mut self, kept: Result<Result<(usize, Receipt), Failure>, JoinError>) {
+        let (index, receipt) = match kept {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(failure)) => return self.fail(failure),
+            Err(error) => {
+                return self.fail(Failure::new(FailureClass::Bug, error.to_string()));
+            }
+        };
+        self.locks.release(&receipt.key);
+        self.done.insert(receipt.key, Arc::new(receipt));
         self.job.shared.events.send(BuildEvent::Part {
             task: self.job.task().name.clone(),
             index,
-            done: self.wanted - self.missing.len(),
+            done: self.wanted - self.missing.len() - self.keeping.len(),
             missing: self.wanted,
         });
-        Ok(())
+    }
+
+    /// Of several failures the first is told.
+    fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+        abort(&self.job);
     }
 }
 

@@ -144,11 +144,15 @@ impl Store {
     /// Moves the files into the store. They must lie below the store's `tmp/` or `partial/`, and nobody may write to
     /// them any more. A blob that exists is replaced: what was just made is known to be sound.
     pub fn keep(&self, laid: &Laid) -> Result<Content, Error> {
-        let blobs: Vec<Blob> = laid
-            .files()
-            .par_iter()
-            .map(|path| self.keep_file(path))
-            .collect::<Result<_, _>>()?;
+        let files = laid.files();
+        let blobs: Vec<Blob> = match files.as_slice() {
+            // Keeping is waiting for the disk as well: one file does not wait for a free core.
+            [path] => vec![self.keep_file(path)?],
+            paths => paths
+                .par_iter()
+                .map(|path| self.keep_file(path))
+                .collect::<Result<_, _>>()?,
+        };
         let directories = blobs.iter().filter_map(|blob| {
             let path = self.blob_path(&blob.digest);
             path.parent().map(Path::to_owned)
@@ -177,7 +181,7 @@ impl Store {
     /// Gives `path` an inode of its own.
     fn unshare(&self, path: &Path) -> Result<(), Error> {
         let own = self.temporary();
-        copy(path, &own)?;
+        copy(path, &own, Materialise::Writable)?;
         self.disk.rename(&own, path)
     }
 
@@ -300,24 +304,22 @@ impl Store {
         to: &Path,
         mode: Materialise,
     ) -> Result<(), Error> {
+        let mut folder = PathBuf::new();
+        if !matches!(content, Content::File(_)) {
+            fs::create_dir_all(to).doing("create", to)?;
+            to.clone_into(&mut folder);
+        }
         for (name, blob) in files_of(content, extension) {
             let path = if name.is_empty() {
                 to.to_owned()
             } else {
                 to.join(name)
             };
-            if let Some(parent) = path.parent() {
+            if let Some(parent) = path.parent().filter(|parent| *parent != folder) {
                 fs::create_dir_all(parent).doing("create", parent)?;
+                parent.clone_into(&mut folder);
             }
-            copy(&self.blob_path(&blob.digest), &path)?;
-            let bits = match mode {
-                Materialise::Writable => 0o644,
-                Materialise::ReadOnly => 0o444,
-            };
-            fs::set_permissions(&path, Permissions::from_mode(bits)).doing("protect", &path)?;
-        }
-        if !matches!(content, Content::File(_)) {
-            fs::create_dir_all(to).doing("create", to)?;
+            copy(&self.blob_path(&blob.digest), &path, mode)?;
         }
         Ok(())
     }
@@ -356,14 +358,18 @@ pub fn part_name(index: usize, part: &Content, extension: &str) -> String {
 }
 
 /// Copies a file, sharing its blocks where the filesystem can.
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let source = File::open(from).doing("read", from)?;
-    let target = File::create(to).doing("write", to)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
-        return Ok(());
+fn copy(from: &Path, to: &Path, mode: Materialise) -> Result<(), Error> {
+    let bits = match mode {
+        Materialise::Writable => 0o644,
+        Materialise::ReadOnly => 0o444,
+    };
+    let mut source = File::open(from).doing("read", from)?;
+    let mut target = File::create(to).doing("write", to)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        std::io::copy(&mut source, &mut target).doing("write", to)?;
     }
-    drop(target);
-    fs::copy(from, to).map(drop).doing("write", to)
+    let permissions = Permissions::from_mode(bits);
+    target.set_permissions(permissions).doing("protect", to)
 }
 
 /// Puts `from` where `to` is, whatever `to` was. Two trees change places in one step.
