@@ -1,22 +1,23 @@
 //! The loop between the scheduler and the world.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Success, execute};
 use super::journal::Journal;
-use super::{Options, Outcome, Prepared, exports, report};
+use super::{Options, Outcome, Prepared, exports, report, spares};
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::event::{BuildEvent, Events};
 use crate::graph::{Graph, Origin, Task, TaskId};
-use crate::plan::{Known, Plan, Status, Work, decide};
+use crate::plan::{Known, Plan, Status, Work, decide, outlook};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
 use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
-use crate::store::{Found, History, Memo, Store};
+use crate::store::{Found, History, Memo, Presence, Store};
 use crate::workspace::{Scan, Workspace};
 
 /// What every attempt of a build may look at.
@@ -30,6 +31,8 @@ pub struct Shared {
     pub options: Options,
     pub events: Events,
     pub journal: Journal,
+    /// Shared by whoever has kept content whose receipt is not written yet: nothing may be dropped meanwhile.
+    pub unwritten: RwLock<()>,
 }
 
 /// One attempt at a task.
@@ -58,11 +61,17 @@ struct Ended {
     result: Result<Success, Failure>,
 }
 
-struct Driver {
+struct Driver<'a> {
     shared: Arc<Shared>,
+    presence: &'a Presence,
     scheduler: Scheduler,
+    goals: BTreeSet<TaskId>,
+    /// Everything that the goals need.
+    reach: BTreeSet<TaskId>,
     /// What the plan said of tasks whose inputs were known, until they are resolved.
     planned: BTreeMap<TaskId, Status>,
+    /// What the plan takes tasks to give: what it says of their readers rests on it.
+    expected: BTreeMap<TaskId, Arc<Receipt>>,
     known: Known,
     receipts: BTreeMap<TaskId, Arc<Receipt>>,
     works: BTreeMap<TaskId, Work>,
@@ -71,6 +80,12 @@ struct Driver {
     announced: BTreeSet<TaskId>,
     /// Tasks whose work another process did.
     elsewhere: BTreeSet<TaskId>,
+    /// Tasks whose content is not there.
+    absent: BTreeSet<TaskId>,
+    /// A task needs content that was dropped, against the plan.
+    is_short: bool,
+    /// Content that is not needed any more is not looked for before.
+    next_drop: Instant,
     latest: Memo,
     history: History,
     ended: mpsc::UnboundedSender<Ended>,
@@ -79,17 +94,15 @@ struct Driver {
 /// Builds what is prepared, see [`super::build`].
 pub async fn drive(
     prepared: Prepared,
+    presence: &Presence,
     options: Options,
     events: Events,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let store = prepared.store.clone();
-    store.create()?;
-    let _running = enter(&store).await?;
-    store.sweep();
+    prepared.store.sweep();
     let (ended, mut attempts) = mpsc::unbounded_channel();
-    let mut driver = Driver::new(prepared, options, events, ended)?;
+    let mut driver = Driver::new(prepared, presence, options, events, ended)?;
     let mut commands: VecDeque<Command> = driver.scheduler.start().into();
     let mut wanted = Stop::No;
     loop {
@@ -115,16 +128,6 @@ pub async fn drive(
     Ok(driver.close(begun.elapsed(), wanted != Stop::No))
 }
 
-/// Waits while results are being removed.
-async fn enter(store: &Store) -> Result<std::fs::File, Error> {
-    loop {
-        match store.enter()? {
-            Some(entered) => return Ok(entered),
-            None => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
 /// The next, stronger wish of the user.
 async fn more(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
     match stop.wait_for(|wanted| *wanted > than).await {
@@ -133,9 +136,10 @@ async fn more(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
     }
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     fn new(
         prepared: Prepared,
+        presence: &'a Presence,
         options: Options,
         events: Events,
         ended: mpsc::UnboundedSender<Ended>,
@@ -171,8 +175,13 @@ impl Driver {
             options,
             events,
             journal,
+            unwritten: RwLock::new(()),
         };
         let mut driver = Self {
+            presence,
+            goals: prepared.goals.into_iter().collect(),
+            reach: tasks.into_iter().collect(),
+            expected: expected(&prepared.plan),
             known: Known::new(&shared.scan.snapshot),
             shared: Arc::new(shared),
             scheduler,
@@ -182,6 +191,9 @@ impl Driver {
             stops: BTreeMap::new(),
             announced: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            is_short: false,
+            next_drop: Instant::now(),
             latest,
             history,
             ended,
@@ -198,7 +210,7 @@ impl Driver {
             .filter_map(|(id, status)| match status {
                 Status::Miss(work) => Some((*id, Some(work.reasons.clone()))),
                 Status::Unknown(_) => Some((*id, None)),
-                Status::Hit(_) | Status::Blocked(_) => None,
+                Status::Hit(_) | Status::Dropped(_) | Status::Blocked(_) => None,
             })
             .filter(|(id, _)| self.is_held(*id))
             .collect();
@@ -263,12 +275,15 @@ impl Driver {
 
     fn resolve(&mut self, id: TaskId) -> Resolution {
         let status = match self.planned.remove(&id) {
-            Some(status @ (Status::Hit(_) | Status::Miss(_) | Status::Blocked(_))) => status,
             Some(Status::Unknown(_)) | None => self.decide(id),
+            Some(status) => status,
         };
         let task = self.shared.graph.task(id).name.clone();
+        if matches!(status, Status::Dropped(_)) {
+            self.absent.insert(id);
+        }
         match status {
-            Status::Hit(receipt) => {
+            Status::Hit(receipt) | Status::Dropped(receipt) => {
                 let key = receipt.key;
                 self.shared.events.send(BuildEvent::Hit { task, key });
                 self.give(id, receipt);
@@ -280,6 +295,14 @@ impl Driver {
                     self.shared.events.send(BuildEvent::Held { task, reasons });
                 }
                 Resolution::Held
+            }
+            Status::Miss(_) if self.lacks_content(id) => {
+                self.is_short = true;
+                self.shared.events.warn(format!(
+                    "`{task}` must run after all, and what it reads was dropped: something that was made again is not \
+                     what it was before"
+                ));
+                Resolution::Blocked
             }
             Status::Miss(work) => {
                 self.shared.events.send(report::missed(task, &work));
@@ -303,21 +326,45 @@ impl Driver {
         }
     }
 
-    fn decide(&self, id: TaskId) -> Status {
-        let shared = &self.shared;
+    fn decide(&mut self, id: TaskId) -> Status {
+        let shared = Arc::clone(&self.shared);
         let found = Found::new(&shared.store, &shared.blobs);
-        let status = decide(
-            &shared.graph,
-            id,
-            &shared.scan.snapshot,
-            &self.known,
-            &found,
-        );
+        let (graph, snapshot) = (&shared.graph, &shared.scan.snapshot);
+        let mut status = decide(graph, id, snapshot, &self.known, &found);
+        if matches!(status, Status::Dropped(_)) {
+            status = self.look_ahead(id, &found).unwrap_or(status);
+        }
         found
             .take_warnings()
             .iter()
             .for_each(|text| shared.events.warn(text));
         status
+    }
+
+    /// Whether dropped content is needed depends on what becomes of everything behind it: that is planned anew, now that
+    /// more is known than when the build began.
+    fn look_ahead(&mut self, id: TaskId, found: &Found<'_>) -> Option<Status> {
+        let shared = Arc::clone(&self.shared);
+        let (graph, snapshot) = (&shared.graph, &shared.scan.snapshot);
+        let mut behind = graph.reached_from(&[id]);
+        behind.retain(|task| self.reach.contains(task));
+        let mut known = self.known.clone();
+        for (task, status) in &self.planned {
+            if let (Some(receipt), Err(_)) = (status.done(), behind.binary_search(task)) {
+                known.insert(graph, *task, Arc::clone(receipt));
+            }
+        }
+        let outlook = outlook(graph, snapshot, found, &self.goals, known, behind);
+        self.expected.extend(expected(&outlook));
+        self.planned.extend(outlook.tasks);
+        self.planned.remove(&id)
+    }
+
+    /// Whether something that a task reads was dropped. It happens where a task gave something else than before when its
+    /// content was made again: then its other readers are not what they were planned to be.
+    fn lacks_content(&self, id: TaskId) -> bool {
+        let mut upstream = self.shared.graph.dependencies(id).iter();
+        upstream.any(|above| self.absent.contains(above))
     }
 
     fn run(&mut self, id: TaskId, attempt: u32, grant: Grant) {
@@ -388,7 +435,79 @@ impl Driver {
         }
         self.works.remove(&id);
         self.give(id, receipt);
-        self.scheduler.on(Event::Finished { task: id })
+        let commands = self.scheduler.on(Event::Finished { task: id });
+        let mut upstream = self.shared.graph.dependencies(id).iter();
+        if Instant::now() >= self.next_drop && upstream.any(|above| self.is_idle(*above)) {
+            self.drop_spares();
+        }
+        commands
+    }
+
+    /// Whether nobody in this build needs the content of a task any more.
+    fn is_idle(&self, id: TaskId) -> bool {
+        let graph = &self.shared.graph;
+        let is_done = |id: &TaskId| self.scheduler.state(*id).is_done();
+        let mut readers = graph
+            .dependents(id)
+            .iter()
+            .filter(|id| self.reach.contains(*id));
+        self.is_passing(id) && is_done(&id) && readers.all(is_done)
+    }
+
+    /// Whether a task only makes what others read.
+    fn is_passing(&self, id: TaskId) -> bool {
+        self.shared.graph.task(id).temporary && !self.goals.contains(&id)
+    }
+
+    /// Removes content that nobody needs any more, if this is the only process in the store; if not, it is left to a
+    /// later build.
+    fn drop_spares(&mut self) {
+        /// No more than a twentieth of the time of a build goes into looking for it: every receipt is read.
+        const PATIENCE: u32 = 20;
+        let begun = Instant::now();
+        let reach = self.reach.iter().copied();
+        let idle: Vec<TaskId> = reach
+            .filter(|id| !self.absent.contains(id) && self.is_idle(*id))
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        let spares = spares(
+            &shared.graph,
+            &shared.store,
+            &self.known,
+            &idle,
+            &self.kept(&idle),
+        );
+        // Whoever has kept content and not written its receipt would lose it; there will be another occasion.
+        let Ok(_everything_is_written) = shared.unwritten.try_write() else {
+            return;
+        };
+        let drop = || shared.store.drop_content(&spares);
+        if let Some(dropped) = (!spares.is_empty())
+            .then(|| self.presence.alone(drop))
+            .flatten()
+        {
+            self.absent.extend(idle);
+            match dropped {
+                Ok(dropped) if dropped.bytes > 0 => shared.events.send(report::dropped(dropped)),
+                Ok(_) => {}
+                Err(error) => shared.events.warn(error.to_string()),
+            }
+        }
+        self.next_drop = Instant::now() + begun.elapsed() * PATIENCE;
+    }
+
+    /// Keys of everything that is to stay when the content of some tasks goes: of the other tasks, and of work that is
+    /// still to be done.
+    fn kept(&self, idle: &[TaskId]) -> BTreeSet<Digest> {
+        let mut kept = self.shared.store.pins();
+        let others = self.receipts.iter();
+        let others = others.filter(|(id, _)| idle.binary_search(id).is_err());
+        kept.extend(others.map(|(_, receipt)| receipt.key));
+        for work in self.works.values() {
+            let parts = work.parts.iter().flat_map(|parts| &parts.all);
+            kept.extend(parts.map(|part| part.key).chain([work.key]));
+        }
+        kept
     }
 
     fn failed(&mut self, id: TaskId, attempt: u32, failure: Failure) -> Vec<Command> {
@@ -417,6 +536,11 @@ impl Driver {
         if self.shared.options.publish {
             self.publish(id, &receipt);
         }
+        if (self.expected.get(&id)).is_none_or(|expected| expected.outputs != receipt.outputs) {
+            for reader in self.shared.graph.dependents(id) {
+                self.planned.remove(reader);
+            }
+        }
         self.known
             .insert(&self.shared.graph, id, Arc::clone(&receipt));
         self.receipts.insert(id, receipt);
@@ -424,7 +548,11 @@ impl Driver {
 
     fn publish(&mut self, id: TaskId, receipt: &Receipt) {
         let task = self.shared.graph.task(id);
-        let exports = exports(task, receipt);
+        // Dropped content has no names, also where another result happens to hold it.
+        let exports = match receipt.dropped && self.is_passing(id) {
+            true => Vec::new(),
+            false => exports(task, receipt),
+        };
         let published = self
             .shared
             .store
@@ -448,6 +576,7 @@ impl Driver {
                 });
             }
         }
+        self.drop_spares();
         self.save_memos();
         let totals = report::totals(&states, self.elsewhere.len(), elapsed);
         self.shared.events.send(BuildEvent::Done(totals.clone()));
@@ -457,6 +586,7 @@ impl Driver {
             receipts: self.receipts,
             totals,
             was_asked,
+            is_short: self.is_short,
         }
     }
 
@@ -474,10 +604,17 @@ impl Driver {
     }
 }
 
+/// What a plan takes each task to give.
+fn expected(plan: &Plan) -> BTreeMap<TaskId, Arc<Receipt>> {
+    let tasks = plan.tasks.iter();
+    tasks
+        .filter_map(|(id, status)| Some((*id, Arc::clone(status.done()?))))
+        .collect()
+}
+
 /// History is opened only when something runs: opening writes.
 fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
-    let is_done = |(_, status): &(TaskId, Status)| matches!(status, Status::Hit(_));
-    if plan.tasks.iter().all(is_done) {
+    if plan.is_done() {
         return History::default();
     }
     let (history, warning) = History::open(store);

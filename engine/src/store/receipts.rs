@@ -1,7 +1,7 @@
 //! Receipts on disk: one file per key, written last, closed by a checksum.
 //!
 //! A receipt that does not parse, or whose content is gone or damaged, is no receipt: a miss with a warning, never a
-//! stop and never a wrong hit.
+//! stop and never a wrong hit. One that says that its content was dropped promises none.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::memo::{Memo, Stamp};
-use super::{Store, fanned};
+use super::{BlobState, Store, fanned};
 use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -183,14 +183,25 @@ impl<'a> Found<'a> {
         Lookup::Unusable(detail)
     }
 
-    fn trouble(&self, blobs: &[Blob]) -> Option<String> {
-        blobs.iter().find_map(|blob| {
-            let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
-            let state = self.store.check_noting(blob, self.blobs, read);
-            let trouble = state.trouble()?;
-            let path = self.store.blob_path(&blob.digest);
-            Some(format!("`{}` is {trouble}", path.display()))
-        })
+    fn state(&self, blob: &Blob) -> BlobState {
+        let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
+        self.store.check_noting(blob, self.blobs, read)
+    }
+
+    /// Whether everything that a receipt names is there. What is wrong with a blob that must be there, or is damaged, is
+    /// an error.
+    fn is_whole(&self, receipt: &Receipt) -> Result<bool, String> {
+        let mut is_whole = true;
+        for blob in receipt.blobs() {
+            let state = self.state(&blob);
+            if state == BlobState::Missing && receipt.dropped {
+                is_whole = false;
+            } else if let Some(trouble) = state.trouble() {
+                let path = self.store.blob_path(&blob.digest);
+                return Err(format!("`{}` is {trouble}", path.display()));
+            }
+        }
+        Ok(is_whole)
     }
 }
 
@@ -201,13 +212,10 @@ impl Receipts for Found<'_> {
             Ok(None) => return Lookup::Missing,
             Err(Unsound(detail)) => return self.unusable(detail),
         };
-        let trouble = receipt
-            .outputs
-            .values()
-            .find_map(|content| self.trouble(&content.blobs()));
-        match trouble {
-            Some(detail) => self.unusable(detail),
-            None => Lookup::Found(Arc::new(receipt)),
+        match self.is_whole(&receipt) {
+            Ok(true) => Lookup::Found(Arc::new(receipt)),
+            Ok(false) => Lookup::Dropped(Arc::new(receipt)),
+            Err(detail) => self.unusable(detail),
         }
     }
 
@@ -241,6 +249,7 @@ mod tests {
             attempts: 1,
             environment: BTreeMap::new(),
             accepted: None,
+            dropped: false,
         };
         store.write_receipt(&receipt).unwrap();
         (directory, store, receipt)
