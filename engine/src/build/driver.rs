@@ -1,5 +1,7 @@
 //! The loop between the scheduler and the world.
 
+mod temporary;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -8,12 +10,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Success, execute};
 use super::journal::Journal;
-use super::{Options, Outcome, Prepared, exports, report, spares};
-use crate::digest::Digest;
+use super::{Options, Outcome, Prepared, exports, report};
 use crate::error::Error;
 use crate::event::{BuildEvent, Events};
 use crate::graph::{Graph, Origin, Task, TaskId};
-use crate::plan::{Known, Plan, Status, Work, decide, outlook};
+use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
 use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
@@ -341,32 +342,6 @@ impl<'a> Driver<'a> {
         status
     }
 
-    /// Whether dropped content is needed depends on what becomes of everything behind it: that is planned anew, now that
-    /// more is known than when the build began.
-    fn look_ahead(&mut self, id: TaskId, found: &Found<'_>) -> Option<Status> {
-        let shared = Arc::clone(&self.shared);
-        let (graph, snapshot) = (&shared.graph, &shared.scan.snapshot);
-        let mut behind = graph.reached_from(&[id]);
-        behind.retain(|task| self.reach.contains(task));
-        let mut known = self.known.clone();
-        for (task, status) in &self.planned {
-            if let (Some(receipt), Err(_)) = (status.done(), behind.binary_search(task)) {
-                known.insert(graph, *task, Arc::clone(receipt));
-            }
-        }
-        let outlook = outlook(graph, snapshot, found, &self.goals, known, behind);
-        self.expected.extend(expected(&outlook));
-        self.planned.extend(outlook.tasks);
-        self.planned.remove(&id)
-    }
-
-    /// Whether something that a task reads was dropped. It happens where a task gave something else than before when its
-    /// content was made again: then its other readers are not what they were planned to be.
-    fn lacks_content(&self, id: TaskId) -> bool {
-        let mut upstream = self.shared.graph.dependencies(id).iter();
-        upstream.any(|above| self.absent.contains(above))
-    }
-
     fn run(&mut self, id: TaskId, attempt: u32, grant: Grant) {
         let Some(work) = self.works.get(&id).cloned() else {
             return;
@@ -443,73 +418,6 @@ impl<'a> Driver<'a> {
         commands
     }
 
-    /// Whether nobody in this build needs the content of a task any more.
-    fn is_idle(&self, id: TaskId) -> bool {
-        let graph = &self.shared.graph;
-        let is_done = |id: &TaskId| self.scheduler.state(*id).is_done();
-        let mut readers = graph
-            .dependents(id)
-            .iter()
-            .filter(|id| self.reach.contains(*id));
-        self.is_passing(id) && is_done(&id) && readers.all(is_done)
-    }
-
-    /// Whether a task only makes what others read.
-    fn is_passing(&self, id: TaskId) -> bool {
-        self.shared.graph.task(id).temporary && !self.goals.contains(&id)
-    }
-
-    /// Removes content that nobody needs any more, if this is the only process in the store; if not, it is left to a
-    /// later build.
-    fn drop_spares(&mut self) {
-        /// No more than a twentieth of the time of a build goes into looking for it: every receipt is read.
-        const PATIENCE: u32 = 20;
-        let begun = Instant::now();
-        let reach = self.reach.iter().copied();
-        let idle: Vec<TaskId> = reach
-            .filter(|id| !self.absent.contains(id) && self.is_idle(*id))
-            .collect();
-        let shared = Arc::clone(&self.shared);
-        let spares = spares(
-            &shared.graph,
-            &shared.store,
-            &self.known,
-            &idle,
-            &self.kept(&idle),
-        );
-        // Whoever has kept content and not written its receipt would lose it; there will be another occasion.
-        let Ok(_everything_is_written) = shared.unwritten.try_write() else {
-            return;
-        };
-        let drop = || shared.store.drop_content(&spares);
-        if let Some(dropped) = (!spares.is_empty())
-            .then(|| self.presence.alone(drop))
-            .flatten()
-        {
-            self.absent.extend(idle);
-            match dropped {
-                Ok(dropped) if dropped.bytes > 0 => shared.events.send(report::dropped(dropped)),
-                Ok(_) => {}
-                Err(error) => shared.events.warn(error.to_string()),
-            }
-        }
-        self.next_drop = Instant::now() + begun.elapsed() * PATIENCE;
-    }
-
-    /// Keys of everything that is to stay when the content of some tasks goes: of the other tasks, and of work that is
-    /// still to be done.
-    fn kept(&self, idle: &[TaskId]) -> BTreeSet<Digest> {
-        let mut kept = self.shared.store.pins();
-        let others = self.receipts.iter();
-        let others = others.filter(|(id, _)| idle.binary_search(id).is_err());
-        kept.extend(others.map(|(_, receipt)| receipt.key));
-        for work in self.works.values() {
-            let parts = work.parts.iter().flat_map(|parts| &parts.all);
-            kept.extend(parts.map(|part| part.key).chain([work.key]));
-        }
-        kept
-    }
-
     fn failed(&mut self, id: TaskId, attempt: u32, failure: Failure) -> Vec<Command> {
         let class = failure.class;
         let commands = self.scheduler.on(Event::Failed { task: id, class });
@@ -533,6 +441,7 @@ impl<'a> Driver<'a> {
 
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
+        let receipt = self.taken_back(id, receipt);
         if self.shared.options.publish {
             self.publish(id, &receipt);
         }

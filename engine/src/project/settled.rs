@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::graph::{Task, TaskId};
 use crate::plan::{Known, Status};
 use crate::receipt::Receipt;
-use crate::store::{Export, Grounds, Memo, Spare, Store, now_ns};
+use crate::store::{Export, Grounds, Memo, Store, now_ns};
 use crate::workspace::Workspace;
 
 /// Whether there is anything to do, asked by a program with certain words.
@@ -78,17 +78,19 @@ impl Project {
             return false; // a build says what was damaged
         }
         let is_settled = self.hits(prepared).all(|hit| {
-            self.store
-                .is_published(&hit.task.name, hit.receipt, &hit.exports(), &mut latest)
+            // A build makes content stay that is asked for.
+            let is_held = hit.is_passing || !hit.receipt.dropped;
+            let name = &hit.task.name;
+            is_held && (self.store).is_published(name, hit.receipt, &hit.exports(), &mut latest)
         });
         self.remember("latest", &latest);
         self.remember("sources", &prepared.sources);
         self.remember("blobs", &prepared.blobs);
-        is_settled && !self.store.is_burdened(&self.spares(prepared))
+        is_settled && !self.is_burdened(prepared)
     }
 
-    /// Content that a build would drop: one that could not, because others were at work, left it.
-    fn spares(&self, prepared: &Prepared) -> Vec<Spare> {
+    /// Whether there is content that a build would drop: one that could not, because others were at work, left it.
+    fn is_burdened(&self, prepared: &Prepared) -> bool {
         let mut known = Known::new(&prepared.scan.snapshot);
         let (mut idle, mut kept) = (Vec::new(), self.store.pins());
         for hit in self.hits(prepared) {
@@ -98,14 +100,15 @@ impl Project {
             }
         }
         if idle.is_empty() {
-            return Vec::new();
+            return false;
         }
         for (id, status) in &prepared.plan.tasks {
             if let Some(receipt) = status.done() {
                 known.insert(&self.graph, *id, Arc::clone(receipt));
             }
         }
-        spares(&self.graph, &self.store, &known, &idle, &kept)
+        let spares = spares(&self.graph, &self.store, &known, &idle, &kept);
+        self.store.is_burdened(&spares, &kept)
     }
 
     /// A memo that cannot be saved is a slower build.

@@ -2,7 +2,8 @@
 //!
 //! First the receipts say so, durably, then the files go. Whatever is killed in between, a receipt that says that it was
 //! dropped promises no content, and what was not removed yet is removed with the next content that is dropped. A blob
-//! that another result holds stays. Knows no tasks and no graph: whoever drops says which keys are spare.
+//! that another result holds stays. Where the content of a dropped result comes back and is relied on again, its receipt
+//! is written anew. Knows no tasks and no graph: whoever drops says which keys are spare.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 
 use super::Store;
 use super::blobs::remove_tree;
-use crate::artifact::Blob;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::receipt::Receipt;
@@ -47,22 +47,20 @@ struct Going {
 }
 
 impl Store {
-    /// Whether the content of a receipt is there as far as it promises any. A dropped result whose content came back, or
-    /// was never removed, holds it.
-    pub(super) fn holds(&self, receipt: &Receipt) -> bool {
-        let is_there = |blob: Blob| self.blob_path(&blob.digest).exists();
-        !receipt.dropped || receipt.blobs().all(is_there)
-    }
-
     /// Whether dropping these would remove anything. Writes nothing.
-    pub fn is_burdened(&self, spares: &[Spare]) -> bool {
-        !spares.is_empty() && !self.going(spares).blobs.is_empty()
+    pub fn is_burdened(&self, spares: &[Spare], kept: &BTreeSet<Digest>) -> bool {
+        !spares.is_empty() && !self.going(spares, kept).blobs.is_empty()
     }
 
-    /// Removes the content of results that are spare, but for what other results hold. To be called while nobody else
-    /// works in the store and nothing is kept whose receipt is not written yet.
-    pub fn drop_content(&self, spares: &[Spare]) -> Result<Dropped, Error> {
-        let going = self.going(spares);
+    /// Removes the content of results that are spare, but for what other results hold, and those of the keys in `kept`,
+    /// whatever their receipts say. To be called while nobody else works in the store and nothing is kept whose receipt
+    /// is not written yet.
+    pub fn drop_content(
+        &self,
+        spares: &[Spare],
+        kept: &BTreeSet<Digest>,
+    ) -> Result<Dropped, Error> {
+        let going = self.going(spares, kept);
         for receipt in going.receipts {
             self.write_receipt(&Receipt {
                 dropped: true,
@@ -84,7 +82,17 @@ impl Store {
         })
     }
 
-    fn going(&self, spares: &[Spare]) -> Going {
+    /// Makes a result hold its content again, all of which is there.
+    pub fn take_back(&self, receipt: &Receipt) -> Result<Receipt, Error> {
+        let kept = Receipt {
+            dropped: false,
+            ..receipt.clone()
+        };
+        self.write_receipt(&kept)?;
+        Ok(kept)
+    }
+
+    fn going(&self, spares: &[Spare], kept: &BTreeSet<Digest>) -> Going {
         let mut owners: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
         for (at, spare) in spares.iter().enumerate() {
             for key in spare.parts.iter().chain([&spare.key]) {
@@ -95,8 +103,9 @@ impl Store {
             .receipts()
             .into_iter()
             .partition(|receipt| owners.contains_key(&receipt.key));
-        let (holders, dropped): (Vec<Receipt>, Vec<Receipt>) =
-            staying.into_iter().partition(|receipt| self.holds(receipt));
+        let (holders, dropped): (Vec<Receipt>, Vec<Receipt>) = staying
+            .into_iter()
+            .partition(|receipt| !receipt.dropped || kept.contains(&receipt.key));
         let held: BTreeSet<Digest> = digests(&holders).map(|(digest, _)| digest).collect();
         // What a dropped result still has was left by somebody who was killed, or held by what goes now.
         let blobs: BTreeMap<Digest, u64> = digests(&going)
@@ -176,10 +185,12 @@ mod tests {
 
         fn drop(&self, results: &[&Receipt]) -> Dropped {
             let spares: Vec<Spare> = results.iter().map(|result| spare(result)).collect();
-            let would = self.store.is_burdened(&spares);
-            let dropped = self.store.drop_content(&spares).unwrap();
+            let none = BTreeSet::new();
+            let would = self.store.is_burdened(&spares, &none);
+            let dropped = self.store.drop_content(&spares, &none).unwrap();
             assert_eq!(would, dropped.bytes > 0);
-            assert!(!self.store.is_burdened(&spares), "there is nothing left");
+            let is_left = self.store.is_burdened(&spares, &none);
+            assert!(!is_left, "there is nothing left");
             dropped
         }
 
@@ -253,6 +264,29 @@ mod tests {
     }
 
     #[test]
+    fn what_came_back_stays_once_it_is_relied_on() {
+        let world = World::new();
+        let old = world.result("old", &["text"]);
+        world.drop(&[&old]);
+        let new = world.result("new", &["text"]);
+        assert_eq!(world.look(&old), "found", "its content is there");
+        let kept = BTreeSet::from([old.key]);
+        let dropped = world.store.drop_content(&[spare(&new)], &kept).unwrap();
+        assert_eq!(dropped.bytes, 0, "the build that drops relies on it");
+        let marked = world.store.receipt(&old.key).unwrap().unwrap();
+        assert_eq!(world.store.take_back(&marked).unwrap(), old);
+        assert_eq!(world.drop(&[&new]).bytes, 0);
+
+        world.drop(&[&old, &new]);
+        let again = world.result("again", &["text"]);
+        assert_eq!(
+            world.drop(&[&again]).bytes,
+            4,
+            "nobody relies on the others"
+        );
+    }
+
+    #[test]
     fn parts_go_with_the_whole() {
         let world = World::new();
         let whole = world.result("whole", &["one", "two"]);
@@ -262,7 +296,8 @@ mod tests {
             parts: parts.iter().map(|part| part.key).collect(),
             ..spare(&whole)
         };
-        let dropped = world.store.drop_content(&[with_parts]).unwrap();
+        let none = BTreeSet::new();
+        let dropped = world.store.drop_content(&[with_parts], &none).unwrap();
         assert_eq!(
             (dropped.tasks, dropped.bytes),
             (vec!["whole".to_owned()], 6)

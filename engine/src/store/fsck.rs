@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::blobs::hash_file;
+use super::gc::blobs_held;
 use super::{BlobState, Memo, Store};
 use crate::artifact::Blob;
 use crate::digest::Digest;
@@ -83,7 +84,7 @@ impl Store {
         findings.extend(self.unsound_receipts().into_iter().map(unsound));
         findings.extend(self.torn_memos());
         let roots = receipts.iter().map(|receipt| receipt.key).collect();
-        let litter = self.litter(&self.blobs_held(&receipts), &roots);
+        let litter = self.litter(&blobs_held(&receipts), &roots);
         Examined {
             receipts: receipts.len(),
             blobs: named.len(),

@@ -102,7 +102,7 @@ impl Store {
         kept.extend(parts);
         let (rest, spared) = self.within(rest, &kept, limits);
         kept.extend(spared);
-        let live = self.blobs_held(&kept);
+        let live = blobs_held(&kept);
         let mut counted = live.clone();
         let garbage = rest
             .iter()
@@ -136,10 +136,10 @@ impl Store {
         };
         // What was dropped makes no room.
         let (mut old, dropped): (Vec<Receipt>, Vec<Receipt>) =
-            old.into_iter().partition(|receipt| self.holds(receipt));
+            old.into_iter().partition(|receipt| !receipt.dropped);
         spared.extend(dropped);
         let all = kept.iter().chain(&spared).chain(&old);
-        let mut holders = Holders::new(all.filter(|receipt| self.holds(receipt)));
+        let mut holders = Holders::new(all.filter(|receipt| !receipt.dropped));
         old.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
         let mut going = Vec::new();
         for receipt in old {
@@ -163,7 +163,7 @@ impl Store {
     fn describe(&self, receipt: &Receipt, counted: &mut BTreeMap<Digest, u64>) -> Garbage {
         let bytes = receipt
             .blobs()
-            .filter(|_| self.holds(receipt))
+            .filter(|_| !receipt.dropped)
             .filter(|blob| counted.insert(blob.digest, blob.size).is_none())
             .map(|blob| blob.size)
             .sum();
@@ -217,12 +217,6 @@ impl Store {
         is_old && !roots.contains(&key)
     }
 
-    /// The blobs that results hold: what a dropped one still has belongs to nobody.
-    pub(super) fn blobs_held(&self, receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
-        let held = receipts.iter().filter(|receipt| self.holds(receipt));
-        held.flat_map(sizes).collect()
-    }
-
     /// Removes what [`Store::garbage`] lists now. `None`: a build is running, nothing was removed.
     pub fn collect(
         &self,
@@ -236,7 +230,7 @@ impl Store {
         for garbage in &kept.garbage {
             self.remove_receipt(&garbage.key)?;
         }
-        let live = self.blobs_held(&self.receipts());
+        let live = blobs_held(&self.receipts());
         let roots = self.roots(reached);
         for litter in self.litter(&live, &roots) {
             remove_tree(&litter.path);
@@ -292,6 +286,12 @@ fn worth(receipt: &Receipt) -> f64 {
 
 fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
     receipts.iter().flat_map(sizes).collect()
+}
+
+/// The blobs that results hold: what a dropped one still has belongs to nobody.
+pub(super) fn blobs_held(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
+    let held = receipts.iter().filter(|receipt| !receipt.dropped);
+    held.flat_map(sizes).collect()
 }
 
 fn sizes(receipt: &Receipt) -> impl Iterator<Item = (Digest, u64)> + '_ {
