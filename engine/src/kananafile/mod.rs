@@ -362,15 +362,16 @@ impl Loader<'_> {
         }
     }
 
-    /// A temporary task that nothing reads is kept, which is not what its word says.
+    /// A temporary task that nothing reads is kept, which is not what its word says. Where there are goals, it is one, or
+    /// no goal needs it, which is said already.
     fn warn_unread(&self, graph: &Graph) {
-        let goals: BTreeSet<TaskId> = graph.goals().values().flatten().copied().collect();
+        if !graph.goals().is_empty() {
+            return;
+        }
         for entry in self.entries {
             let tasks = graph.find(&entry.name).unwrap_or_default();
-            let is_kept = |id: &TaskId| {
-                let is_temporary = graph.task(*id).temporary;
-                is_temporary && graph.dependents(*id).is_empty() && !goals.contains(id)
-            };
+            let is_kept =
+                |id: &TaskId| graph.task(*id).temporary && graph.dependents(*id).is_empty();
             if !tasks.is_empty() && tasks.iter().all(is_kept) {
                 let message = format!("nothing reads the temporary task `{}`", entry.name);
                 let help = "it is kept: only what others read is dropped";

@@ -181,6 +181,32 @@ async fn a_pin_or_a_result_with_the_same_content_keeps_it() {
     assert!(settled(&world, "both"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_cutoff_reaches_through_several_that_were_dropped() {
+    let text = [
+        "kananafile = 1\n".to_owned(),
+        temporary("raw", r#""data.txt""#, r#"head -n 1 "$1" > "$out""#),
+        temporary("one", r#"":raw""#, r#"cat "$1" > "$out"; echo 1 >> "$out""#),
+        temporary("two", r#"":raw""#, r#"cat "$1" > "$out"; echo 2 >> "$out""#),
+        temporary("both", r#"[":one", ":two"]"#, r#"cat "$@" > "$out""#),
+        command(
+            "end",
+            r#"[":both", ":two"]"#,
+            r#"cat "$@" | wc -c > "$out""#,
+        ),
+    ];
+    let world = world(&text.concat());
+    world.build("end").await.complete();
+    world.runs();
+    world.write("project/data.txt", "one\nand more\n");
+    world.build("end").await.complete();
+    assert_eq!(world.runs(), ["raw"]);
+    world.write("project/data.txt", "another\n");
+    world.build("end").await.complete();
+    assert_eq!(world.runs(), ["both", "end", "one", "raw", "two"]);
+    assert_eq!(files(&world.cache().join("blobs")).len(), 2, "of end alone");
+}
+
 /// `moody` never gives the same twice; `b` reads it and `calm`.
 fn moody() -> String {
     [

@@ -10,26 +10,44 @@ use crate::digest::Digest;
 use crate::graph::TaskId;
 use crate::plan::{Status, outlook};
 use crate::receipt::Receipt;
+use crate::schedule::State;
 use crate::store::Found;
 
 impl Driver<'_> {
-    /// Whether dropped content is needed depends on what becomes of everything behind it: that is planned anew, now that
-    /// more is known than when the build began.
+    /// Whether dropped content is needed depends on what becomes of everything behind it, and of what that reads beside
+    /// it: all of it is planned anew, now that more is known than when the build began.
     pub(super) fn look_ahead(&mut self, id: TaskId, found: &Found<'_>) -> Option<Status> {
         let shared = Arc::clone(&self.shared);
         let (graph, snapshot) = (&shared.graph, &shared.scan.snapshot);
-        let mut behind = graph.reached_from(&[id]);
-        behind.retain(|task| self.reach.contains(task));
+        let open = self.open(id);
         let mut known = self.known.clone();
         for (task, status) in &self.planned {
-            if let (Some(receipt), Err(_)) = (status.done(), behind.binary_search(task)) {
+            if let (Some(receipt), Err(_)) = (status.done(), open.binary_search(task)) {
                 known.insert(graph, *task, Arc::clone(receipt));
             }
         }
-        let outlook = outlook(graph, snapshot, found, &self.goals, known, behind);
+        let outlook = outlook(graph, snapshot, found, &self.goals, known, open);
         self.expected.extend(expected(&outlook));
         self.planned.extend(outlook.tasks);
         self.planned.remove(&id)
+    }
+
+    /// A task, everything else of which nothing is known yet, and what comes after them.
+    fn open(&self, id: TaskId) -> Vec<TaskId> {
+        let is_open = |id: &TaskId| {
+            let state = self.scheduler.state(*id);
+            matches!(state, State::Waiting | State::Resolving)
+        };
+        let is_unknown = |id: &TaskId| match self.planned.get(id) {
+            Some(status) => matches!(status, Status::Unknown(_)),
+            None => true,
+        };
+        let reach = self.reach.iter().copied();
+        let mut open: Vec<TaskId> = reach.filter(|id| is_open(id) && is_unknown(id)).collect();
+        open.push(id);
+        let mut behind = self.shared.graph.reached_from(&open);
+        behind.retain(|task| self.reach.contains(task) && is_open(task));
+        behind
     }
 
     /// Whether something that a task reads was dropped. It happens where a task gave something else than before when its
