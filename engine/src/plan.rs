@@ -352,15 +352,15 @@ fn want_back(
 ) {
     let mut running = BTreeSet::new();
     for (id, status) in plan.tasks.iter_mut().rev() {
-        if let Status::Dropped(receipt) = status {
-            if let Some(needed_by) = needed_by(graph, *id, goals, &running) {
-                let task = graph.task(*id);
-                let manifest = manifest(graph, task, snapshot, known);
-                let reasons = vec![Reason::Dropped { needed_by }];
-                let mut work = work(graph, task, known, receipts, manifest, reasons);
-                work.dropped = Some(Arc::clone(receipt));
-                *status = Status::Miss(Box::new(work));
-            }
+        if let Status::Dropped(receipt) = status
+            && let Some(needed_by) = needed_by(graph, *id, goals, &running)
+        {
+            let task = graph.task(*id);
+            let manifest = manifest(graph, task, snapshot, known);
+            let reasons = vec![Reason::Dropped { needed_by }];
+            let mut work = work(graph, task, known, receipts, manifest, reasons);
+            work.dropped = Some(Arc::clone(receipt));
+            *status = Status::Miss(Box::new(work));
         }
         if status.may_run() {
             running.insert(*id);

@@ -1,9 +1,12 @@
 //! Content that goes once nothing needs it, and comes back when something does.
 
 use std::fs;
+use std::sync::Arc;
 
+use kbuild_engine::build::Options;
 use kbuild_engine::event::BuildEvent;
 use kbuild_engine::runner::Stop;
+use kbuild_engine::store::Step;
 use tokio::sync::watch;
 
 use crate::world::{World, files};
@@ -242,6 +245,38 @@ async fn a_task_that_gives_something_else_the_second_time_is_followed() {
     assert_eq!(world.latest("end/out"), format!("{a}{b}"));
     world.build("end").await.complete();
     assert_eq!(world.runs(), [""; 0]);
+}
+
+/// `first` and `second` have the same bytes. The receipt of `second` is held back until `first` would have been dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_has_no_receipt_yet_is_not_dropped_with_its_equal() {
+    let text = [
+        "kananafile = 1\n[goal]\nall = [':tail', ':reader']\n".to_owned(),
+        temporary("first", r#""data.txt""#, r#"cat "$1" > "$out""#),
+        temporary("second", r#""data.txt""#, r#": ; cat "$1" > "$out""#),
+        command("end", r#"":first""#, r#"wc -c < "$1" > "$out""#),
+        command("tail", r#"":end""#, r#"cp "$1" "$out""#),
+        command("reader", r#"":second""#, r#"cat "$1" "$1" > "$out""#),
+    ];
+    let world = world(&text.concat());
+    let mut project = world.open();
+    let runs = world.path("runs");
+    let witness = move |step: Step<'_>| {
+        let is_second =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(r#""task":"second""#);
+        if matches!(step, Step::Write(_, bytes) if is_second(bytes)) {
+            let is_past = || fs::read_to_string(&runs).is_ok_and(|runs| runs.contains("tail"));
+            crate::world::until("the reader of `first` is done", is_past);
+        }
+        Ok(())
+    };
+    project.store = project.store.clone().with_witness(Arc::new(witness));
+    let several = |options: &mut Options| options.resources.cpu = 4;
+    let stop = watch::Sender::new(Stop::No);
+    World::run(&project, "all", several, stop).await.complete();
+    assert_eq!(world.latest("reader/out"), "one\none\n");
+    assert_eq!(world.open().store.examine().findings, []);
+    assert_eq!(files(&world.cache().join("blobs")).len(), 2, "of goals");
 }
 
 const MAPPED: &str = r#"
