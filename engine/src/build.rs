@@ -13,6 +13,7 @@ mod machine;
 mod mapped;
 mod outputs;
 mod report;
+mod spare;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use machine::{instruction_set, resources};
+pub(crate) use spare::spares;
 
 use crate::error::Error;
 use crate::event::{Events, Totals};
@@ -29,7 +31,7 @@ use crate::plan::Plan;
 use crate::receipt::Receipt;
 use crate::runner::Stop;
 use crate::schedule::{Resources, State};
-use crate::store::{Export, Memo, Store};
+use crate::store::{Export, Memo, Presence, Store};
 use crate::workspace::{Scan, Workspace};
 
 /// How to go about a build; nothing here changes a result.
@@ -96,6 +98,8 @@ pub struct Outcome {
     pub totals: Totals,
     /// The user asked it to end early.
     pub was_asked: bool,
+    /// A task must run that was planned to be up to date, and what it reads was dropped: planned again, the build goes on.
+    pub is_short: bool,
 }
 
 impl Outcome {
@@ -106,24 +110,43 @@ impl Outcome {
             .all(|state| matches!(state, State::Hit | State::Built))
     }
 
+    /// True when another plan of the same goals gets further.
+    pub fn is_to_be_planned_again(&self) -> bool {
+        let has_failed = |state: &State| matches!(state, State::Failed(_));
+        self.is_short && !self.was_asked && !self.states.values().any(has_failed)
+    }
+
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
         self.was_asked && !self.is_complete()
     }
 }
 
-/// Builds what is prepared. `stop` is how the user says that it should end early.
+/// Makes a store ready for a build, and waits while results are removed from it. What a build relies on is to be looked
+/// up after this: from then on nothing goes.
+pub async fn enter(store: &Store) -> Result<Presence, Error> {
+    store.create()?;
+    loop {
+        match store.enter()? {
+            Some(presence) => return Ok(presence),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Builds what is prepared, in a store that was entered before. `stop` is how the user says that it should end early.
 ///
 /// # Errors
 /// Only what keeps a build from running at all (a store that cannot be written). What goes wrong in a task is in the
 /// outcome.
 pub async fn build(
     prepared: Prepared,
+    presence: &Presence,
     options: Options,
     events: Events,
     stop: tokio::sync::watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
-    driver::drive(prepared, options, events, stop).await
+    driver::drive(prepared, presence, options, events, stop).await
 }
 
 /// What a task gave, as people see it.

@@ -98,6 +98,8 @@ pub enum BuildEvent {
         /// True when another attempt follows.
         retried: bool,
     },
+    /// The content of these temporary tasks is not needed any more and was removed.
+    Dropped { tasks: Vec<String>, bytes: u64 },
     /// Not run because of what happened to `because`.
     Skipped { task: String, because: String },
     /// Everything that could be done is done.

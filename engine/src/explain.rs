@@ -53,6 +53,8 @@ pub struct Explanation {
     pub key: Option<Digest>,
     /// The text that is hashed.
     pub manifest: Option<Value>,
+    /// Its content was dropped.
+    pub dropped: bool,
     /// What the plan says.
     pub reasons: Vec<Reason>,
     pub blockers: Vec<Blocker>,
@@ -109,7 +111,7 @@ pub fn explain(
     let (manifest, last) = now.last(task);
     let differs = |comparison: &Comparison| !comparison.differences.is_empty();
     let key = match status {
-        Some(Status::Hit(receipt)) => Some(receipt.key),
+        Some(Status::Hit(receipt) | Status::Dropped(receipt)) => Some(receipt.key),
         Some(Status::Miss(work)) => Some(work.key),
         _ => None,
     };
@@ -122,6 +124,11 @@ pub fn explain(
         status: status.map_or("unknown", word),
         key,
         manifest: key.and(manifest.as_ref()).map(Manifest::to_value),
+        dropped: match status {
+            Some(Status::Dropped(_)) => true,
+            Some(Status::Miss(work)) => work.dropped.is_some(),
+            _ => false,
+        },
         reasons: reasons(status).to_vec(),
         blockers: blockers(status),
         parts: missing_parts(status, graph.task(task), past),
@@ -134,7 +141,7 @@ pub fn explain(
 /// `hit`, `miss`, `unknown` or `blocked`.
 pub fn word(status: &Status) -> &'static str {
     match status {
-        Status::Hit(_) => "hit",
+        Status::Hit(_) | Status::Dropped(_) => "hit",
         Status::Miss(_) => "miss",
         Status::Unknown(_) => "unknown",
         Status::Blocked(_) => "blocked",
@@ -192,7 +199,7 @@ impl<'a> Now<'a> {
     fn new(graph: &'a Graph, plan: &'a Plan, snapshot: &'a Snapshot, past: &'a dyn Past) -> Self {
         let mut known = Known::new(snapshot);
         for (id, status) in &plan.tasks {
-            if let Status::Hit(receipt) = status {
+            if let Some(receipt) = status.done() {
                 known.insert(graph, *id, Arc::clone(receipt));
             }
         }
@@ -243,7 +250,12 @@ impl<'a> Now<'a> {
 
     /// Differences from the last build; that its result is lost is one as well.
     fn since(&self, id: TaskId, old: &Manifest, new: &Manifest) -> Vec<Difference> {
-        let lost = |reason: &&Reason| matches!(reason, Reason::NoReceipt | Reason::Unusable { .. });
+        let lost = |reason: &&Reason| {
+            matches!(
+                reason,
+                Reason::NoReceipt | Reason::Unusable { .. } | Reason::Dropped { .. }
+            )
+        };
         let lost = reasons(self.plan.status(id)).iter().filter(lost);
         let lost = lost.map(|reason| Difference {
             reason: reason.clone(),

@@ -180,6 +180,8 @@ pub struct Task {
     pub run: RunSettings,
     /// Never rebuilt without the user's word.
     pub protect: bool,
+    /// Its content may go once nothing that is asked for needs it any more.
+    pub temporary: bool,
     /// What is known of its outputs and cost before it runs.
     pub prediction: Prediction,
     pub place: Place,
@@ -320,6 +322,27 @@ impl Graph {
     /// The tasks that a task reads from, each once, in ascending order.
     pub fn dependencies(&self, id: TaskId) -> &[TaskId] {
         &self.dependencies[id.index()]
+    }
+
+    /// Goals that need every task without asking for the content of temporary ones that others read.
+    pub fn everything(&self) -> Vec<TaskId> {
+        let all = ids(&self.tasks);
+        all.filter(|id| !self.is_passing(*id)).collect()
+    }
+
+    /// Goals by which it shows whether a task has to run: itself, or of a temporary one those that others make of it.
+    pub fn ends_of(&self, id: TaskId) -> Vec<TaskId> {
+        if !self.is_passing(id) {
+            return vec![id];
+        }
+        let mut ends = self.reached_from(&[id]);
+        ends.retain(|end| !self.is_passing(*end));
+        ends
+    }
+
+    /// Whether a task only makes what others read, for as long as they need it.
+    fn is_passing(&self, id: TaskId) -> bool {
+        self.task(id).temporary && !self.dependents(id).is_empty()
     }
 
     /// The tasks that read from a task, each once, in ascending order.

@@ -37,6 +37,8 @@ pub struct Snapshot {
 pub enum Lookup {
     /// The receipt, and its content exists.
     Found(Arc<Receipt>),
+    /// The receipt says that its content was dropped, and some of it is gone.
+    Dropped(Arc<Receipt>),
     Missing,
     /// There is a receipt that cannot be used, and why: it does not parse, or its content is gone or damaged.
     Unusable(String),
@@ -104,6 +106,10 @@ pub enum Reason {
     Unusable {
         detail: String,
     },
+    /// Its content was dropped, and these tasks need it; none: it is asked for itself.
+    Dropped {
+        needed_by: Vec<String>,
+    },
 }
 
 /// One part of a mapping task.
@@ -146,6 +152,8 @@ pub struct Work {
     pub reasons: Vec<Reason>,
     /// Of mapping tasks.
     pub parts: Option<Parts>,
+    /// What it gave before its content was dropped: what it will most likely give again.
+    pub dropped: Option<Arc<Receipt>>,
 }
 
 /// Why a task cannot even be asked for.
@@ -165,12 +173,35 @@ pub enum Blocker {
 pub enum Status {
     /// Done before; the receipt holds the outputs.
     Hit(Arc<Receipt>),
+    /// Done before; the receipt holds the outputs, their content was dropped, and nobody needs it. Counts as a hit.
+    Dropped(Arc<Receipt>),
     /// To be done.
     Miss(Box<Work>),
     /// The key depends on these tasks (direct dependencies that are not hits), which must run first.
     Unknown(Vec<TaskId>),
     /// Cannot be done as things are.
     Blocked(Vec<Blocker>),
+}
+
+impl Status {
+    /// True when there is nothing to do.
+    pub fn is_hit(&self) -> bool {
+        matches!(self, Self::Hit(_) | Self::Dropped(_))
+    }
+
+    /// What it gave when it was done before, whether or not the content is there.
+    pub fn done(&self) -> Option<&Arc<Receipt>> {
+        match self {
+            Self::Hit(receipt) | Self::Dropped(receipt) => Some(receipt),
+            Self::Miss(work) => work.dropped.as_ref(),
+            Self::Unknown(_) | Self::Blocked(_) => None,
+        }
+    }
+
+    /// True when it must run, or may have to.
+    pub fn may_run(&self) -> bool {
+        matches!(self, Self::Miss(_) | Self::Unknown(_))
+    }
 }
 
 /// Status of every task that the goals need.
@@ -190,16 +221,14 @@ impl Plan {
     pub fn protected(&self, graph: &Graph) -> Vec<TaskId> {
         self.tasks
             .iter()
-            .filter(|(id, status)| graph.task(*id).protect && !matches!(status, Status::Hit(_)))
+            .filter(|(id, status)| graph.task(*id).protect && !status.is_hit())
             .map(|(id, _)| *id)
             .collect()
     }
 
     /// True when every task is a hit.
     pub fn is_done(&self) -> bool {
-        self.tasks
-            .iter()
-            .all(|(_, status)| matches!(status, Status::Hit(_)))
+        self.tasks.iter().all(|(_, status)| status.is_hit())
     }
 }
 
@@ -276,16 +305,85 @@ impl Known {
 
 /// The status of every task that `goals` need.
 pub fn plan(graph: &Graph, snapshot: &Snapshot, receipts: &dyn Receipts, goals: &[TaskId]) -> Plan {
-    let mut known = Known::new(snapshot);
-    let mut tasks = Vec::new();
-    for id in graph.reach(goals) {
+    let wanted = goals.iter().copied().collect();
+    let known = Known::new(snapshot);
+    outlook(
+        graph,
+        snapshot,
+        receipts,
+        &wanted,
+        known,
+        graph.reach(goals),
+    )
+}
+
+/// The status of some tasks on the way to `goals`, given in topological order and with everything behind them; `known` is
+/// what those before them gave or will give. A plan, or what is left of one when a build knows more.
+pub fn outlook(
+    graph: &Graph,
+    snapshot: &Snapshot,
+    receipts: &dyn Receipts,
+    goals: &BTreeSet<TaskId>,
+    mut known: Known,
+    tasks: Vec<TaskId>,
+) -> Plan {
+    let mut plan = Plan {
+        tasks: Vec::with_capacity(tasks.len()),
+    };
+    for id in tasks {
         let status = decide(graph, id, snapshot, &known, receipts);
-        if let Status::Hit(receipt) = &status {
+        if let Some(receipt) = status.done() {
             known.insert(graph, id, Arc::clone(receipt));
         }
-        tasks.push((id, status));
+        plan.tasks.push((id, status));
     }
-    Plan { tasks }
+    want_back(graph, goals, snapshot, &known, receipts, &mut plan);
+    plan
+}
+
+/// Dropped content that somebody needs must be made again; and for that, what it was made of. From the last task to the
+/// first: whether a task runs is decided before what it reads is looked at.
+fn want_back(
+    graph: &Graph,
+    goals: &BTreeSet<TaskId>,
+    snapshot: &Snapshot,
+    known: &Known,
+    receipts: &dyn Receipts,
+    plan: &mut Plan,
+) {
+    let mut running = BTreeSet::new();
+    for (id, status) in plan.tasks.iter_mut().rev() {
+        if let Status::Dropped(receipt) = status
+            && let Some(needed_by) = needed_by(graph, *id, goals, &running)
+        {
+            let task = graph.task(*id);
+            let manifest = manifest(graph, task, snapshot, known);
+            let reasons = vec![Reason::Dropped { needed_by }];
+            let mut work = work(graph, task, known, receipts, manifest, reasons);
+            work.dropped = Some(Arc::clone(receipt));
+            *status = Status::Miss(Box::new(work));
+        }
+        if status.may_run() {
+            running.insert(*id);
+        }
+    }
+}
+
+/// Who needs the content of a task: the readers that run or may have to. Empty if it is asked for itself, `None` if its
+/// digests are enough.
+fn needed_by(
+    graph: &Graph,
+    id: TaskId,
+    goals: &BTreeSet<TaskId>,
+    running: &BTreeSet<TaskId>,
+) -> Option<Vec<String>> {
+    let readers = graph.dependents(id).iter();
+    let readers: Vec<String> = readers
+        .filter(|reader| running.contains(*reader))
+        .map(|reader| graph.task(*reader).name.clone())
+        .collect();
+    let is_asked_for = goals.contains(&id) || !graph.task(id).temporary;
+    (is_asked_for || !readers.is_empty()).then_some(readers)
 }
 
 /// The status of one task, given what the tasks before it gave. Used for the plan, and again for each task as a build
@@ -313,18 +411,43 @@ pub fn decide(
     let key = manifest.key();
     let reasons = match usable(task, receipts.get(&key)) {
         Lookup::Found(receipt) => return Status::Hit(receipt),
+        Lookup::Dropped(receipt) => return Status::Dropped(receipt),
         Lookup::Missing => why::reasons(task, receipts.last(&task.name).as_ref(), &manifest),
         Lookup::Unusable(detail) => vec![Reason::Unusable { detail }],
     };
+    Status::Miss(Box::new(work(
+        graph, task, known, receipts, manifest, reasons,
+    )))
+}
+
+fn work(
+    graph: &Graph,
+    task: &Task,
+    known: &Known,
+    receipts: &dyn Receipts,
+    manifest: Manifest,
+    reasons: Vec<Reason>,
+) -> Work {
     let parts = task
         .is_mapped()
         .then(|| parts(graph, task, known, &manifest, receipts));
-    Status::Miss(Box::new(Work {
-        key,
+    Work {
+        key: manifest.key(),
         manifest,
         reasons,
         parts,
-    }))
+        dropped: None,
+    }
+}
+
+/// The keys of the parts of a task that maps, in order; none of another.
+pub fn part_keys(graph: &Graph, task: &Task, known: &Known, whole: &Manifest) -> Vec<Digest> {
+    match task.is_mapped() {
+        true => rows(graph, task, known, whole)
+            .map(|part| part.key())
+            .collect(),
+        false => Vec::new(),
+    }
 }
 
 fn blockers(graph: &Graph, task: &Task, snapshot: &Snapshot) -> Vec<Blocker> {
@@ -405,7 +528,7 @@ pub(crate) fn manifest_of(
 
 /// A receipt that lacks an output of the task, or belongs to another form, is none.
 fn usable(task: &Task, lookup: Lookup) -> Lookup {
-    let Lookup::Found(receipt) = lookup else {
+    let (Lookup::Found(receipt) | Lookup::Dropped(receipt)) = &lookup else {
         return lookup;
     };
     let lacking = task
@@ -414,7 +537,7 @@ fn usable(task: &Task, lookup: Lookup) -> Lookup {
         .find(|port| !receipt.outputs.contains_key(&port.name));
     match lacking {
         Some(port) => Lookup::Unusable(format!("its receipt lacks the output `{}`", port.name)),
-        None => Lookup::Found(receipt),
+        None => lookup,
     }
 }
 
@@ -425,21 +548,11 @@ fn parts(
     whole: &Manifest,
     receipts: &dyn Receipts,
 ) -> Parts {
-    let mut columns: Vec<_> = mapped(task)
-        .map(|port| (port.name.clone(), parts_of(graph, port, known)))
-        .collect();
-    let row = || -> Option<Vec<(String, InputEntry)>> {
-        let entries = columns.iter_mut();
-        entries
-            .map(|(port, entries)| Some((port.clone(), entries.next()?)))
-            .collect()
-    };
-    let part = |(index, row)| {
-        let manifest = whole.part(row);
+    let part = |(index, manifest): (usize, Manifest)| {
         let key = manifest.key();
         let receipt = match receipts.get(&key) {
             Lookup::Found(receipt) => Some(receipt).filter(|receipt| gives_part(task, receipt)),
-            Lookup::Missing | Lookup::Unusable(_) => None,
+            Lookup::Missing | Lookup::Unusable(_) | Lookup::Dropped(_) => None,
         };
         Part {
             index,
@@ -448,10 +561,29 @@ fn parts(
             receipt,
         }
     };
-    let rows: Vec<_> = std::iter::from_fn(row).collect();
+    let rows: Vec<Manifest> = rows(graph, task, known, whole).collect();
     Parts {
         all: rows.into_par_iter().enumerate().map(part).collect(),
     }
+}
+
+/// The manifests of the parts of a task that maps.
+fn rows<'a>(
+    graph: &'a Graph,
+    task: &'a Task,
+    known: &'a Known,
+    whole: &'a Manifest,
+) -> impl Iterator<Item = Manifest> + 'a {
+    let mut columns: Vec<_> = mapped(task)
+        .map(|port| (port.name.clone(), parts_of(graph, port, known)))
+        .collect();
+    std::iter::from_fn(move || {
+        let row: Option<Vec<(String, InputEntry)>> = columns
+            .iter_mut()
+            .map(|(port, entries)| Some((port.clone(), entries.next()?)))
+            .collect();
+        Some(whole.part(row?))
+    })
 }
 
 fn gives_part(task: &Task, receipt: &Receipt) -> bool {

@@ -163,7 +163,8 @@ impl Project {
         explain::explain(&self.graph, &prepared.plan, snapshot, &past, task)
     }
 
-    /// Plans and builds `goals`.
+    /// Plans and builds `goals`. Plans again where a task gave something else than before when its content was made again,
+    /// for then more of what was dropped is needed.
     pub async fn build(
         &self,
         goals: &[TaskId],
@@ -171,16 +172,43 @@ impl Project {
         events: Events,
         stop: watch::Receiver<Stop>,
     ) -> Result<Outcome, Error> {
-        build::build(self.prepare(goals), options, events, stop).await
+        /// Whoever never gives the same twice is not followed for ever.
+        const MOST_PLANS: usize = 8;
+        let presence = build::enter(&self.store).await?;
+        let mut plans = 0;
+        loop {
+            let (prepared, options) = (self.prepare(goals), options.clone());
+            let (events, stop) = (events.clone(), stop.clone());
+            let outcome = build::build(prepared, &presence, options, events, stop).await?;
+            plans += 1;
+            if plans == MOST_PLANS || !outcome.is_to_be_planned_again() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// The task itself or tasks that it reads from, where their content was dropped: it cannot be looked at.
+    pub fn dropped(&self, id: TaskId) -> Vec<&str> {
+        let plan = self.prepare(&[id]).plan;
+        let above = self.graph.dependencies(id).iter();
+        let is_dropped = |task: &TaskId| match plan.status(*task) {
+            Some(Status::Dropped(_)) => true,
+            Some(Status::Miss(work)) => work.dropped.is_some(),
+            _ => false,
+        };
+        let dropped = above.copied().chain([id]).filter(is_dropped);
+        dropped
+            .map(|task| self.graph.task(task).name.as_str())
+            .collect()
     }
 
     /// Keys that every goal of the Kananafile needs now, parts included: what `gc` keeps.
     pub fn reached(&self) -> BTreeSet<Digest> {
-        let goals: Vec<TaskId> = self.graph.tasks().map(|(id, _)| id).collect();
+        let goals = self.graph.everything();
         let mut keys = BTreeSet::new();
         for (_, status) in self.prepare(&goals).plan.tasks {
             match status {
-                Status::Hit(receipt) => {
+                Status::Hit(receipt) | Status::Dropped(receipt) => {
                     keys.insert(receipt.key);
                 }
                 Status::Miss(work) => {

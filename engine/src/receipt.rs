@@ -41,6 +41,9 @@ pub struct Receipt {
     /// Set when the outputs of another key were accepted for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Accepted>,
+    /// Set before content that nobody needs any more is removed: blobs that are missing were given up, not lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 impl Receipt {

@@ -154,6 +154,7 @@ fn locate(project_args: &ProjectArgs, word: &str) -> Result<Located, Stop> {
 
 /// The newest copy of the model if it is the one that the Kananafile means now, else a copy for this conversation.
 fn files(project: &Project, model: &ModelPort) -> Result<Located, Stop> {
+    let _visit = project.store.visit();
     let receipt = export::receipt(project, model.task)?;
     let name = &project.graph().task(model.task).name;
     let latest = project.store.latest(name).join(&model.port);

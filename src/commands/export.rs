@@ -18,6 +18,7 @@ pub fn run(project_args: &ProjectArgs, args: &ExportArgs) -> Result<Exit, Stop> 
     let kinds = kbuild_tasks::kinds();
     let project = open(project_args, &kinds)?;
     let (task, port) = find(project.graph(), &args.artifact)?;
+    let _visit = project.store.visit();
     let receipt = receipt(&project, task)?;
     refuse_occupied(&args.target)?;
     let outputs = &project.graph().task(task).outputs;
@@ -51,6 +52,9 @@ pub fn receipt(project: &Project, task: TaskId) -> Result<Arc<Receipt>, Stop> {
     let prepared = project.prepare(&[task]);
     match prepared.plan.status(task) {
         Some(Status::Hit(receipt)) => Ok(Arc::clone(receipt)),
+        Some(Status::Miss(work)) if work.dropped.is_some() => {
+            Err(dropped(&[&project.graph().task(task).name]))
+        }
         _ => {
             let name = &project.graph().task(task).name;
             let help =
@@ -58,6 +62,20 @@ pub fn receipt(project: &Project, task: TaskId) -> Result<Arc<Receipt>, Stop> {
             Err(Stop::missing(format!("`{name}` is not up to date"), help))
         }
     }
+}
+
+/// What is asked for was dropped when nobody needed it any more.
+pub fn dropped(names: &[&str]) -> Stop {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let message = format!(
+        "the content of {} was dropped: everything that reads it is done",
+        quoted.join(", ")
+    );
+    let help = format!(
+        "build it as a goal, then it is made again and kept: `kbuild {}`",
+        names.join(" ")
+    );
+    Stop::missing(message, help)
 }
 
 /// `task` or `task.port`; a port may also be meant where a task has a dot in its name.

@@ -19,7 +19,7 @@ pub fn run(project_args: &ProjectArgs, args: &GraphArgs) -> Result<Exit, Stop> {
     let project = open(project_args, &kinds)?;
     let graph = project.graph();
     let goals = match args.goals.as_slice() {
-        [] => graph.tasks().map(|(id, _)| id).collect(),
+        [] => graph.everything(),
         words => super::select(graph, words)?,
     };
     let tasks = graph.reach(&goals);
@@ -69,7 +69,9 @@ fn infos(project: &Project, goals: &[TaskId]) -> Vec<Info> {
     let info = |(id, status): &(TaskId, Status)| {
         let task = graph.task(*id);
         let (key, took) = match status {
-            Status::Hit(receipt) => (receipt.key.short(), Some(receipt.elapsed_ms)),
+            Status::Hit(receipt) | Status::Dropped(receipt) => {
+                (receipt.key.short(), Some(receipt.elapsed_ms))
+            }
             Status::Miss(work) => (work.key.short(), None),
             _ => (String::new(), None),
         };

@@ -270,7 +270,7 @@ fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
     if words.is_empty() {
         return Ok(match graph.goals().get(DEFAULT_GOAL) {
             Some(tasks) => tasks.clone(),
-            None => graph.tasks().map(|(id, _)| id).collect(),
+            None => graph.everything(),
         });
     }
     graph

@@ -89,7 +89,7 @@ fn pipeline(prepared: &Prepared) -> Pipeline {
     let graph = &prepared.graph;
     let tasks = graph.reach(&prepared.goals);
     let elapsed = |id: TaskId| match prepared.plan.status(id) {
-        Some(Status::Hit(receipt)) => receipt.elapsed_ms,
+        Some(Status::Hit(receipt) | Status::Dropped(receipt)) => receipt.elapsed_ms,
         _ => 0,
     };
     let drawing = Drawing::of(graph, &tasks, |id| graph.task(id).kind.clone());

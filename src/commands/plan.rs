@@ -1,6 +1,8 @@
 //! `kbuild plan` and `kbuild -n`: what a build would do, and why.
 
 use kbuild_engine::build::Prepared;
+use kbuild_engine::graph::TaskId;
+use kbuild_engine::plan::Status;
 use kbuild_engine::project::Project;
 
 use super::{Exit, Stop, open, select};
@@ -53,11 +55,11 @@ pub fn warn(prepared: &Prepared) {
 
 fn costs(project: &Project, prepared: &Prepared) -> Vec<Row> {
     let tasks = prepared.plan.tasks.iter();
-    let row = |(id, status): &(_, _)| {
+    let row = |(id, status): &(TaskId, Status)| {
         let task = prepared.graph.task(*id);
         Row {
             task: task.name.clone(),
-            is_pending: !matches!(status, kbuild_engine::plan::Status::Hit(_)),
+            is_pending: !status.is_hit(),
             cost: task.prediction.cost.clone(),
             last_ms: last_ms(project, &task.name),
         }

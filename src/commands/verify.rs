@@ -7,7 +7,7 @@ use kbuild_engine::receipt::Receipt;
 use serde_json::json;
 
 use super::build::{self, drive};
-use super::{Exit, Stop, one, open};
+use super::{Exit, Stop, export, one, open};
 use crate::args::{BuildArgs, ProjectArgs, VerifyArgs};
 use crate::console::{self, GREEN, RED, YELLOW, styled, text};
 
@@ -16,6 +16,10 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
     let project = open(project_args, &kinds)?;
     let id = one(project.graph(), &args.task)?;
     let task = project.graph().task(id);
+    let dropped = project.dropped(id);
+    if !dropped.is_empty() {
+        return Err(export::dropped(&dropped));
+    }
     let options = build::options(&project, &BuildArgs::default())?;
     let again = drive(false, |events, stop| {
         project.again(id, options, events, stop)

@@ -10,7 +10,8 @@ pub fn run(project_args: &ProjectArgs, args: &WhyArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
     let project = open(project_args, &kinds)?;
     let task = one(project.graph(), &args.task)?;
-    let prepared = project.prepare(&[task]);
+    // Whether dropped content is needed is decided by those who would read it.
+    let prepared = project.prepare(&project.graph().ends_of(task));
     warn(&prepared);
     let explanation = project.explain(&prepared, task);
     if args.json {
@@ -18,7 +19,7 @@ pub fn run(project_args: &ProjectArgs, args: &WhyArgs) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     let receipt = match prepared.plan.status(task) {
-        Some(Status::Hit(receipt)) => Some(receipt.as_ref()),
+        Some(Status::Hit(receipt) | Status::Dropped(receipt)) => Some(receipt.as_ref()),
         _ => None,
     };
     console::data(&why::render(&explanation, receipt));

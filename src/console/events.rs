@@ -53,6 +53,10 @@ fn detail(event: &Value) -> String {
         }
         "failed" => text_of("message"),
         "blocked" => event["problems"].to_string(),
+        "dropped" => {
+            let bytes = text::bytes(event["bytes"].as_u64().unwrap_or_default());
+            format!("{}: {bytes}", names(&event["tasks"]))
+        }
         "skipped" => format!("because of {}", text_of("because")),
         "done" => format!("{} built, {} up to date", event["built"], event["hits"]),
         _ => String::new(),
@@ -66,6 +70,14 @@ fn reasons(event: &Value) -> String {
         |_| event["reasons"].to_string(),
         |reasons| in_one_line(&reasons),
     )
+}
+
+fn names(tasks: &Value) -> String {
+    let names = tasks.as_array().into_iter().flatten();
+    names
+        .filter_map(Value::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn short(key: &Value) -> String {

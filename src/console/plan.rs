@@ -28,7 +28,7 @@ impl Counts {
         let mut counts = Self::default();
         for (_, status) in &plan.tasks {
             match status {
-                Status::Hit(_) => counts.hits += 1,
+                Status::Hit(_) | Status::Dropped(_) => counts.hits += 1,
                 Status::Miss(_) => counts.misses += 1,
                 Status::Unknown(_) => counts.unknown += 1,
                 Status::Blocked(_) => counts.blocked += 1,
@@ -162,6 +162,24 @@ pub fn reason(reason: &Reason) -> String {
             )
         }
         Reason::Unusable { detail } => format!("its receipt cannot be used: {detail}"),
+        Reason::Dropped { needed_by } => dropped(needed_by),
+    }
+}
+
+fn dropped(needed_by: &[String]) -> String {
+    let names: Vec<String> = needed_by
+        .iter()
+        .take(NAMED)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match (needed_by, needed_by.len().saturating_sub(NAMED)) {
+        ([], _) => "its content was dropped, and it is asked for".to_owned(),
+        ([only], _) => format!("its content was dropped, and `{only}` needs it"),
+        (_, 0) => format!("its content was dropped, and {} need it", names.join(", ")),
+        (_, more) => format!(
+            "its content was dropped, and {} and {more} more need it",
+            names.join(", ")
+        ),
     }
 }
 
@@ -210,7 +228,7 @@ pub fn blocker(blocker: &Blocker) -> String {
 
 fn word(status: &Status) -> (&'static str, anstyle::Style) {
     match status {
-        Status::Hit(_) => ("hit", GREEN),
+        Status::Hit(_) | Status::Dropped(_) => ("hit", GREEN),
         Status::Miss(_) => ("miss", YELLOW),
         Status::Unknown(_) => ("unknown", DIM),
         Status::Blocked(_) => ("blocked", RED),
@@ -233,13 +251,14 @@ fn may_be_held(task: &Task, status: &Status) -> bool {
         && match status {
             Status::Miss(work) => work.reasons != [Reason::NeverBuilt],
             Status::Unknown(_) => true,
-            Status::Hit(_) | Status::Blocked(_) => false,
+            Status::Hit(_) | Status::Dropped(_) | Status::Blocked(_) => false,
         }
 }
 
 fn reasons(graph: &Graph, status: &Status) -> String {
     match status {
         Status::Hit(_) => String::new(),
+        Status::Dropped(_) => "its content was dropped".to_owned(),
         Status::Miss(work) => {
             let parts = work.parts.as_ref().map(|parts| {
                 format!(
@@ -268,6 +287,10 @@ fn task_json(graph: &Graph, id: TaskId, status: &Status) -> Value {
     let mut row = json!({ "task": task.name, "kind": task.kind, "status": word(status).0, "protected": task.protect });
     match status {
         Status::Hit(receipt) => row["key"] = json!(receipt.key),
+        Status::Dropped(receipt) => {
+            row["key"] = json!(receipt.key);
+            row["dropped"] = json!(true);
+        }
         Status::Miss(work) => {
             row["key"] = json!(work.key);
             row["reasons"] = json!(work.reasons);

@@ -150,6 +150,7 @@ impl Tracker {
                 self.ended += 1;
             }
             BuildEvent::Warning { .. }
+            | BuildEvent::Dropped { .. }
             | BuildEvent::Miss { .. }
             | BuildEvent::Metric { .. }
             | BuildEvent::Checkpoint { .. }
@@ -216,6 +217,9 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
             line(YELLOW, "held", task, &rest)
         }
         BuildEvent::Blocked { task, problems } => line(RED, "blocked", task, &problems.join("; ")),
+        BuildEvent::Dropped { tasks, bytes } => {
+            line(DIM, "dropped", &tasks.join(", "), &text::bytes(*bytes))
+        }
         BuildEvent::Skipped { task, because } => {
             line(DIM, "skipped", task, &format!("because of {because}"))
         }

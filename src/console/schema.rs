@@ -65,6 +65,7 @@ fn task(kinds: &Kinds) -> Value {
             "run": run(),
             "matrix": matrix(),
             "protect": { "type": "boolean", "description": "Never rebuilt without the user's word." },
+            "temporary": { "type": "boolean", "description": "Dropped when everything that reads it is done." },
             "outputs": { "type": "object", "additionalProperties": { "type": "string" },
                          "description": "Of the kind `command`: its ports." },
         },
@@ -238,7 +239,8 @@ fn resources() -> Value {
 fn profile() -> Value {
     let task = json!({
         "type": "object", "additionalProperties": false,
-        "properties": { "params": { "type": "object" }, "run": run(), "matrix": matrix(), "protect": { "type": "boolean" } },
+        "properties": { "params": { "type": "object" }, "run": run(), "matrix": matrix(), "protect": { "type": "boolean" },
+                        "temporary": { "type": "boolean" } },
     });
     json!({
         "type": "object", "additionalProperties": false,

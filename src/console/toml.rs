@@ -67,6 +67,9 @@ fn section(graph: &Graph, task: &Task) -> Table {
     if task.protect {
         table.insert("protect".to_owned(), true.into());
     }
+    if task.temporary {
+        table.insert("temporary".to_owned(), true.into());
+    }
     table
 }
 

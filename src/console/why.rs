@@ -28,6 +28,9 @@ pub fn render(why: &Explanation, receipt: Option<&Receipt>) -> String {
     if let Some(receipt) = receipt {
         out += &made(receipt);
     }
+    if why.dropped && why.status == "hit" {
+        out += "; its content was dropped";
+    }
     out.push('\n');
     why.blockers
         .iter()
@@ -281,6 +284,7 @@ mod tests {
             status: "unknown",
             key: None,
             manifest: None,
+            dropped: false,
             reasons: Vec::new(),
             blockers: Vec::new(),
             parts: None,

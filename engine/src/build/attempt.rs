@@ -77,6 +77,7 @@ async fn whole(job: &Arc<Job>, lock: Lock) -> Result<Receipt, Failure> {
     .await?;
     let job = Arc::clone(job);
     blocking(move || {
+        let _unwritten = job.shared.unwritten.read();
         let receipt = conclude(&job, &staged, measured, ended.elapsed)?;
         finish(&job, &receipt)?;
         drop(lock);
@@ -317,6 +318,7 @@ pub fn new_receipt(
         attempts: job.attempt,
         environment: machine::environment(machine::device(&job.task().run, &job.grant)),
         accepted: None,
+        dropped: false,
     }
 }
 

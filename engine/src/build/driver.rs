@@ -1,7 +1,9 @@
 //! The loop between the scheduler and the world.
 
+mod temporary;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -16,7 +18,7 @@ use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
 use crate::runner::{Failure, Stop, tail};
 use crate::schedule::{self, Command, Event, Grant, Resolution, Scheduler, State};
-use crate::store::{Found, History, Memo, Store};
+use crate::store::{Found, History, Memo, Presence, Store};
 use crate::workspace::{Scan, Workspace};
 
 /// What every attempt of a build may look at.
@@ -30,6 +32,8 @@ pub struct Shared {
     pub options: Options,
     pub events: Events,
     pub journal: Journal,
+    /// Shared by whoever has kept content whose receipt is not written yet: nothing may be dropped meanwhile.
+    pub unwritten: RwLock<()>,
 }
 
 /// One attempt at a task.
@@ -58,11 +62,17 @@ struct Ended {
     result: Result<Success, Failure>,
 }
 
-struct Driver {
+struct Driver<'a> {
     shared: Arc<Shared>,
+    presence: &'a Presence,
     scheduler: Scheduler,
+    goals: BTreeSet<TaskId>,
+    /// Everything that the goals need.
+    reach: BTreeSet<TaskId>,
     /// What the plan said of tasks whose inputs were known, until they are resolved.
     planned: BTreeMap<TaskId, Status>,
+    /// What the plan takes tasks to give: what it says of their readers rests on it.
+    expected: BTreeMap<TaskId, Arc<Receipt>>,
     known: Known,
     receipts: BTreeMap<TaskId, Arc<Receipt>>,
     works: BTreeMap<TaskId, Work>,
@@ -71,6 +81,12 @@ struct Driver {
     announced: BTreeSet<TaskId>,
     /// Tasks whose work another process did.
     elsewhere: BTreeSet<TaskId>,
+    /// Tasks whose content is not there.
+    absent: BTreeSet<TaskId>,
+    /// A task needs content that was dropped, against the plan.
+    is_short: bool,
+    /// Content that is not needed any more is not looked for before.
+    next_drop: Instant,
     latest: Memo,
     history: History,
     ended: mpsc::UnboundedSender<Ended>,
@@ -79,17 +95,15 @@ struct Driver {
 /// Builds what is prepared, see [`super::build`].
 pub async fn drive(
     prepared: Prepared,
+    presence: &Presence,
     options: Options,
     events: Events,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let store = prepared.store.clone();
-    store.create()?;
-    let _running = enter(&store).await?;
-    store.sweep();
+    prepared.store.sweep();
     let (ended, mut attempts) = mpsc::unbounded_channel();
-    let mut driver = Driver::new(prepared, options, events, ended)?;
+    let mut driver = Driver::new(prepared, presence, options, events, ended)?;
     let mut commands: VecDeque<Command> = driver.scheduler.start().into();
     let mut wanted = Stop::No;
     loop {
@@ -115,16 +129,6 @@ pub async fn drive(
     Ok(driver.close(begun.elapsed(), wanted != Stop::No))
 }
 
-/// Waits while results are being removed.
-async fn enter(store: &Store) -> Result<std::fs::File, Error> {
-    loop {
-        match store.enter()? {
-            Some(entered) => return Ok(entered),
-            None => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
 /// The next, stronger wish of the user.
 async fn more(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
     match stop.wait_for(|wanted| *wanted > than).await {
@@ -133,9 +137,10 @@ async fn more(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
     }
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     fn new(
         prepared: Prepared,
+        presence: &'a Presence,
         options: Options,
         events: Events,
         ended: mpsc::UnboundedSender<Ended>,
@@ -169,8 +174,13 @@ impl Driver {
             options,
             events,
             journal,
+            unwritten: RwLock::new(()),
         };
         let mut driver = Self {
+            presence,
+            goals: prepared.goals.into_iter().collect(),
+            reach: tasks.into_iter().collect(),
+            expected: expected(&prepared.plan),
             known: Known::new(&shared.scan.snapshot),
             shared: Arc::new(shared),
             scheduler,
@@ -180,6 +190,9 @@ impl Driver {
             stops: BTreeMap::new(),
             announced: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            is_short: false,
+            next_drop: Instant::now(),
             latest: prepared.latest,
             history,
             ended,
@@ -196,7 +209,7 @@ impl Driver {
             .filter_map(|(id, status)| match status {
                 Status::Miss(work) => Some((*id, Some(work.reasons.clone()))),
                 Status::Unknown(_) => Some((*id, None)),
-                Status::Hit(_) | Status::Blocked(_) => None,
+                Status::Hit(_) | Status::Dropped(_) | Status::Blocked(_) => None,
             })
             .filter(|(id, _)| self.is_held(*id))
             .collect();
@@ -261,12 +274,15 @@ impl Driver {
 
     fn resolve(&mut self, id: TaskId) -> Resolution {
         let status = match self.planned.remove(&id) {
-            Some(status @ (Status::Hit(_) | Status::Miss(_) | Status::Blocked(_))) => status,
             Some(Status::Unknown(_)) | None => self.decide(id),
+            Some(status) => status,
         };
         let task = self.shared.graph.task(id).name.clone();
+        if matches!(status, Status::Dropped(_)) {
+            self.absent.insert(id);
+        }
         match status {
-            Status::Hit(receipt) => {
+            Status::Hit(receipt) | Status::Dropped(receipt) => {
                 let key = receipt.key;
                 self.shared.events.send(BuildEvent::Hit { task, key });
                 self.give(id, receipt);
@@ -278,6 +294,14 @@ impl Driver {
                     self.shared.events.send(BuildEvent::Held { task, reasons });
                 }
                 Resolution::Held
+            }
+            Status::Miss(_) if self.lacks_content(id) => {
+                self.is_short = true;
+                self.shared.events.warn(format!(
+                    "`{task}` must run after all, and what it reads was dropped: something that was made again is not \
+                     what it was before"
+                ));
+                Resolution::Blocked
             }
             Status::Miss(work) => {
                 self.shared.events.send(report::missed(task, &work));
@@ -301,16 +325,14 @@ impl Driver {
         }
     }
 
-    fn decide(&self, id: TaskId) -> Status {
-        let shared = &self.shared;
+    fn decide(&mut self, id: TaskId) -> Status {
+        let shared = Arc::clone(&self.shared);
         let found = Found::new(&shared.store, &shared.blobs);
-        let status = decide(
-            &shared.graph,
-            id,
-            &shared.scan.snapshot,
-            &self.known,
-            &found,
-        );
+        let (graph, snapshot) = (&shared.graph, &shared.scan.snapshot);
+        let mut status = decide(graph, id, snapshot, &self.known, &found);
+        if matches!(status, Status::Dropped(_)) {
+            status = self.look_ahead(id, &found).unwrap_or(status);
+        }
         found
             .take_warnings()
             .iter()
@@ -386,7 +408,12 @@ impl Driver {
         }
         self.works.remove(&id);
         self.give(id, receipt);
-        self.scheduler.on(Event::Finished { task: id })
+        let commands = self.scheduler.on(Event::Finished { task: id });
+        let mut upstream = self.shared.graph.dependencies(id).iter();
+        if Instant::now() >= self.next_drop && upstream.any(|above| self.is_idle(*above)) {
+            self.drop_spares();
+        }
+        commands
     }
 
     fn failed(&mut self, id: TaskId, attempt: u32, failure: Failure) -> Vec<Command> {
@@ -412,8 +439,14 @@ impl Driver {
 
     /// What a task gave is there for others, and under its human name.
     fn give(&mut self, id: TaskId, receipt: Arc<Receipt>) {
+        let receipt = self.taken_back(id, receipt);
         if self.shared.options.publish {
             self.publish(id, &receipt);
+        }
+        if (self.expected.get(&id)).is_none_or(|expected| expected.outputs != receipt.outputs) {
+            for reader in self.shared.graph.dependents(id) {
+                self.planned.remove(reader);
+            }
         }
         self.known
             .insert(&self.shared.graph, id, Arc::clone(&receipt));
@@ -422,7 +455,11 @@ impl Driver {
 
     fn publish(&mut self, id: TaskId, receipt: &Receipt) {
         let task = self.shared.graph.task(id);
-        let exports = exports(task, receipt);
+        // Dropped content has no names, also where another result happens to hold it.
+        let exports = match receipt.dropped && self.is_passing(id) {
+            true => Vec::new(),
+            false => exports(task, receipt),
+        };
         let published = self
             .shared
             .store
@@ -446,6 +483,7 @@ impl Driver {
                 });
             }
         }
+        self.drop_spares();
         self.save_memos();
         let totals = report::totals(&states, self.elsewhere.len(), elapsed);
         self.shared.events.send(BuildEvent::Done(totals.clone()));
@@ -455,6 +493,7 @@ impl Driver {
             receipts: self.receipts,
             totals,
             was_asked,
+            is_short: self.is_short,
         }
     }
 
@@ -472,10 +511,17 @@ impl Driver {
     }
 }
 
+/// What a plan takes each task to give.
+fn expected(plan: &Plan) -> BTreeMap<TaskId, Arc<Receipt>> {
+    let tasks = plan.tasks.iter();
+    tasks
+        .filter_map(|(id, status)| Some((*id, Arc::clone(status.done()?))))
+        .collect()
+}
+
 /// History is opened only when something runs: opening writes.
 fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
-    let is_done = |(_, status): &(TaskId, Status)| matches!(status, Status::Hit(_));
-    if plan.tasks.iter().all(is_done) {
+    if plan.is_done() {
         return History::default();
     }
     let (history, warning) = History::open(store);

@@ -243,6 +243,7 @@ fn keep(
         .into_iter()
         .flatten();
     unmoved(job, own.chain(&staged.watched).map(PathBuf::as_path))?;
+    let _unwritten = job.shared.unwritten.read();
     let outputs = laid
         .iter()
         .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))

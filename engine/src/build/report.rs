@@ -8,6 +8,7 @@ use crate::graph::TaskId;
 use crate::plan::{Blocker, Plan, Status, Work};
 use crate::receipt::Receipt;
 use crate::schedule::State;
+use crate::store::Dropped;
 
 /// Numbers of tasks by how they ended; `elsewhere` of those that are built were done by another process.
 pub fn totals(states: &BTreeMap<TaskId, State>, elsewhere: usize, elapsed: Duration) -> Totals {
@@ -34,7 +35,7 @@ pub fn started(build: &str, plan: &Plan) -> BuildEvent {
     BuildEvent::Started {
         build: build.to_owned(),
         tasks: plan.tasks.len(),
-        hits: count(|status| matches!(status, Status::Hit(_))),
+        hits: count(Status::is_hit),
         misses: count(|status| matches!(status, Status::Miss(_))),
         unknown: count(|status| matches!(status, Status::Unknown(_))),
     }
@@ -66,6 +67,13 @@ pub fn finished(task: String, receipt: &Receipt) -> BuildEvent {
         elapsed_ms: receipt.elapsed_ms,
         outputs: outputs.collect(),
         facts: receipt.facts.clone(),
+    }
+}
+
+pub fn dropped(dropped: Dropped) -> BuildEvent {
+    BuildEvent::Dropped {
+        tasks: dropped.tasks,
+        bytes: dropped.bytes,
     }
 }
 

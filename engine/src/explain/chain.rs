@@ -67,12 +67,13 @@ pub fn chain(now: &Now<'_>, task: TaskId) -> Vec<Link> {
 /// The task `above` as a link to the task of `step`, if it has to do with it.
 fn link(now: &Now<'_>, step: &Step, above: TaskId) -> Option<(Link, Step)> {
     let status = now.plan.status(above)?;
-    let comparison = match status {
-        Status::Hit(receipt) => {
+    // Content that is made again because it was dropped is no cause of anything: it is expected to be what it was.
+    let comparison = match status.done() {
+        Some(receipt) => {
             let manifest = receipt.manifest.read()?;
             Some(since_read(now, step, above, &manifest)?)
         }
-        _ => now.last(above).1,
+        None => now.last(above).1,
     };
     let never_built = comparison.is_none() && !matches!(status, Status::Blocked(_));
     let differences = comparison.map_or_else(Vec::new, |comparison| comparison.differences);

@@ -201,6 +201,7 @@ impl<'a, 'k> Assembly<'a, 'k> {
             executor: draft.executor.clone(),
             run: draft.run.clone(),
             protect: draft.protect,
+            temporary: draft.temporary,
             prediction,
             place: self.report.place(draft.span),
         })

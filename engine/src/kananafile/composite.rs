@@ -1,6 +1,6 @@
 //! Composites: a task of such a kind is replaced by its steps, named `<task>/<step>`.
 //!
-//! Steps take their run settings, protection and place from the composite. They may be composites themselves.
+//! Steps take their run settings, protection, temporariness and place from the composite. They may be composites themselves.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -130,6 +130,7 @@ impl<'k> Steps<'_, 'k> {
             run: self.parent.run.clone(),
             written_run: None,
             protect: self.parent.protect,
+            temporary: self.parent.temporary,
             executor: executor(kind),
             provides: None,
         };

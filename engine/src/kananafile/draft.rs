@@ -39,6 +39,7 @@ pub struct Draft<'k> {
     /// The run settings as written.
     pub written_run: Option<Node>,
     pub protect: bool,
+    pub temporary: bool,
     pub executor: Executor,
     /// Of an expanded composite: what provides each of its output ports.
     pub provides: Option<BTreeMap<String, Output>>,
@@ -156,6 +157,8 @@ pub fn from_entry<'k>(
         report.error(outputs.span, "this kind does not declare outputs", help);
     }
     let run = entry.run.as_ref();
+    let is_set =
+        |node: Option<&Node>, what: &str| node.is_some_and(|node| flag(node, what, report));
     Draft {
         name: entry.name.clone(),
         span: entry.span,
@@ -168,10 +171,8 @@ pub fn from_entry<'k>(
         inputs: Vec::new(),
         run: run.map_or_else(RunSettings::default, |run| settings::read(run, report)),
         written_run: run.cloned(),
-        protect: entry
-            .protect
-            .as_ref()
-            .is_some_and(|node| flag(node, "`protect`", report)),
+        protect: is_set(entry.protect.as_ref(), "`protect`"),
+        temporary: is_set(entry.temporary.as_ref(), "`temporary`"),
         executor: executor(kind),
         provides: None,
     }

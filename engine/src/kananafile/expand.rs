@@ -24,6 +24,7 @@ pub struct Entry {
     pub params: Option<Node>,
     pub run: Option<Node>,
     pub protect: Option<Node>,
+    pub temporary: Option<Node>,
     pub outputs: Option<Node>,
 }
 
@@ -103,7 +104,7 @@ fn apply(tasks: &mut [TaskDecl], name: &Key, change: &Node, report: &Report) {
         let help = did_you_mean(&name.name, names.iter().map(String::as_str));
         return report.error(name.span, message, help);
     };
-    let known = ["params", "run", "matrix", "protect"];
+    let known = ["params", "run", "matrix", "protect", "temporary"];
     let what = "a profile's task";
     if table(change, what, report).is_none() {
         return;
@@ -111,13 +112,14 @@ fn apply(tasks: &mut [TaskDecl], name: &Key, change: &Node, report: &Report) {
     let mut fields = fields(change, &known, what, report);
     let mut take = |key: &str| {
         let node = fields.remove(key)?;
-        (key == "protect" || table(node, &format!("`{key}`"), report).is_some())
-            .then(|| node.clone())
+        let is_flag = ["protect", "temporary"].contains(&key);
+        (is_flag || table(node, &format!("`{key}`"), report).is_some()).then(|| node.clone())
     };
     merge(&mut task.params, take("params"));
     merge(&mut task.run, take("run"));
     task.matrix = take("matrix").or(task.matrix.take());
     task.protect = take("protect").or(task.protect.take());
+    task.temporary = take("temporary").or(task.temporary.take());
 }
 
 fn merge(old: &mut Option<Node>, new: Option<Node>) {
@@ -153,6 +155,7 @@ fn variants(task: &TaskDecl, vars: &Vars, report: &Report) -> Vec<Entry> {
                 params: fill(&task.params),
                 run: fill(&task.run),
                 protect: fill(&task.protect),
+                temporary: fill(&task.temporary),
                 outputs: fill(&task.outputs),
             }
         })

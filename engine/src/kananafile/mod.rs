@@ -259,6 +259,7 @@ impl Loader<'_> {
         budget::check(&declared, &budgets, &graph, self.report);
         self.vars.warn_unused(self.report);
         self.warn_unreachable(&graph);
+        self.warn_unread(&graph);
         Some(Whole {
             graph,
             composites,
@@ -358,6 +359,24 @@ impl Loader<'_> {
                 warned = &entry.base;
                 let message = format!("no goal needs task `{}`", entry.base);
                 self.report.warning(entry.span, message, "");
+            }
+        }
+    }
+
+    /// A temporary task that nothing reads is kept, which is not what its word says. Where there are goals, it is one, or
+    /// no goal needs it, which is said already.
+    fn warn_unread(&self, graph: &Graph) {
+        if !graph.goals().is_empty() {
+            return;
+        }
+        for entry in self.entries {
+            let tasks = graph.find(&entry.name).unwrap_or_default();
+            let is_kept =
+                |id: &TaskId| graph.task(*id).temporary && graph.dependents(*id).is_empty();
+            if !tasks.is_empty() && tasks.iter().all(is_kept) {
+                let message = format!("nothing reads the temporary task `{}`", entry.name);
+                let help = "it is kept: only what others read is dropped";
+                self.report.warning(entry.span, message, help);
             }
         }
     }

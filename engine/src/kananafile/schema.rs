@@ -34,6 +34,7 @@ pub struct TaskDecl {
     pub run: Option<Node>,
     pub matrix: Option<Node>,
     pub protect: Option<Node>,
+    pub temporary: Option<Node>,
     pub outputs: Option<Node>,
 }
 
@@ -58,8 +59,15 @@ const ROOT: [&str; 10] = [
     "profile",
     "plugin",
 ];
-const TASK: [&str; 7] = [
-    "kind", "inputs", "params", "run", "matrix", "protect", "outputs",
+const TASK: [&str; 8] = [
+    "kind",
+    "inputs",
+    "params",
+    "run",
+    "matrix",
+    "protect",
+    "temporary",
+    "outputs",
 ];
 
 /// Reads the root file and everything that it includes.
@@ -188,6 +196,7 @@ fn task(name: Key, node: &Node, report: &Report) -> Option<TaskDecl> {
         run: section("run"),
         matrix: section("matrix"),
         protect: take("protect"),
+        temporary: take("temporary"),
         outputs: section("outputs"),
         name,
     })

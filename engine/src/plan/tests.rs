@@ -1,5 +1,7 @@
 //! Plans over receipts in memory.
 
+mod dropped;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ struct World {
     snapshot: Snapshot,
     receipts: HashMap<Digest, Arc<Receipt>>,
     unusable: BTreeMap<Digest, String>,
+    /// Keys whose content was dropped.
+    absent: BTreeSet<Digest>,
     last: BTreeMap<String, Manifest>,
 }
 
@@ -23,9 +27,10 @@ impl Receipts for World {
         if let Some(detail) = self.unusable.get(key) {
             return Lookup::Unusable(detail.clone());
         }
-        let found = self.receipts.get(key);
-        found.map_or(Lookup::Missing, |receipt| {
-            Lookup::Found(Arc::clone(receipt))
+        let found = self.receipts.get(key).map(Arc::clone);
+        found.map_or(Lookup::Missing, |receipt| match self.absent.contains(key) {
+            true => Lookup::Dropped(receipt),
+            false => Lookup::Found(receipt),
         })
     }
 
@@ -131,6 +136,7 @@ fn receipt_of(
         attempts: 1,
         environment: BTreeMap::new(),
         accepted: None,
+        dropped: false,
     }
 }
 

@@ -25,6 +25,8 @@ impl Project {
     /// Records that what a task gave last stands for its key of today, so that it need not be rebuilt.
     pub fn accept(&self, id: TaskId, reason: &str) -> Result<Receipt, NotAccepted> {
         let task = self.graph().task(id);
+        // The content must not go before its second receipt holds it.
+        let _visit = self.store.visit();
         let prepared = self.prepare(&[id]);
         let work = work(task, prepared.plan.status(id))?;
         let old = self.last_result(task, &Found::new(&self.store, &prepared.blobs))?;
@@ -57,6 +59,10 @@ impl Project {
         };
         match receipts.get(&last.key) {
             Lookup::Found(old) => Ok((*old).clone()),
+            Lookup::Dropped(_) => refused(
+                format!("the content of the last result of `{name}` was dropped"),
+                build,
+            ),
             Lookup::Missing => refused(format!("the last result of `{name}` is gone"), build),
             Lookup::Unusable(detail) => refused(
                 format!("the last result of `{name}` cannot be used: {detail}"),
@@ -70,7 +76,7 @@ fn work<'a>(task: &Task, status: Option<&'a Status>) -> Result<&'a Work, NotAcce
     let name = &task.name;
     match status {
         Some(Status::Miss(work)) => Ok(work),
-        Some(Status::Hit(_)) => refused(
+        Some(Status::Hit(_) | Status::Dropped(_)) => refused(
             format!("`{name}` is up to date: there is nothing to accept"),
             "",
         ),

@@ -21,7 +21,7 @@ use crate::kind::Kinds;
 use crate::plan::{Known, Lookup, Receipts, Status, decide};
 use crate::receipt::Receipt;
 use crate::runner::Stop;
-use crate::store::{Durability, Memo, Store, files_of, remove_tree};
+use crate::store::{Durability, Memo, Presence, Store, files_of, remove_tree};
 
 /// A second run of a task.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Again {
     /// What the second run gave, if it gave anything.
     pub second: Option<Arc<Receipt>>,
     store: Store,
+    /// What is compared stays as long as this lives.
+    _visit: Option<Presence>,
 }
 
 impl Drop for Again {
@@ -82,6 +84,7 @@ impl Project {
         events: Events,
         stop: watch::Receiver<Stop>,
     ) -> Result<Option<Again>, Error> {
+        let visit = self.store.visit();
         let mut prepared = self.prepare(&[id]);
         let Some(Status::Hit(first)) = prepared.plan.status(id).cloned() else {
             return Ok(None);
@@ -101,12 +104,14 @@ impl Project {
         options.publish = false;
         prepared.store = store.clone();
         prepared.blobs = Memo::default();
-        let outcome = build::build(prepared, options, events, stop).await?;
+        let presence = build::enter(&store).await?;
+        let outcome = build::build(prepared, &presence, options, events, stop).await?;
         Ok(Some(Again {
             second: outcome.receipts.get(&id).cloned(),
             outcome,
             first,
             store,
+            _visit: visit,
         }))
     }
 

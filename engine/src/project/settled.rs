@@ -4,15 +4,16 @@
 //! That the bytes of a blob are what its name says, whatever its times say, only a check of every blob proves.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Project;
-use crate::build::{Prepared, exports};
+use crate::build::{Prepared, exports, spares};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::graph::Task;
-use crate::plan::Status;
+use crate::graph::{Task, TaskId};
+use crate::plan::{Known, Status};
 use crate::receipt::Receipt;
-use crate::store::{Grounds, MEMOS, Memo, Store, now_ns};
+use crate::store::{Export, Grounds, MEMOS, Memo, Store, now_ns};
 use crate::workspace::Workspace;
 
 /// Whether there is anything to do, asked by a program with certain words.
@@ -44,6 +45,27 @@ impl Question {
     }
 }
 
+/// A task with nothing to do.
+struct Hit<'a> {
+    id: TaskId,
+    task: &'a Task,
+    receipt: &'a Receipt,
+    /// It only makes what others read.
+    is_passing: bool,
+    /// Its content was dropped.
+    is_absent: bool,
+}
+
+impl<'a> Hit<'a> {
+    /// What people see of it: nothing of what was dropped.
+    fn exports(&self) -> Vec<Export<'a>> {
+        match self.receipt.dropped && self.is_passing {
+            true => Vec::new(),
+            false => exports(self.task, self.receipt),
+        }
+    }
+}
+
 impl Project {
     /// True when there is nothing to run, and the newest results are those of the plan, whole and unharmed. Notes what
     /// was read to find out.
@@ -52,15 +74,38 @@ impl Project {
             return false;
         }
         let mut latest = prepared.latest.clone();
-        let is_settled = self.hits(prepared).all(|(task, receipt)| {
-            let exports = exports(task, receipt);
-            self.store
-                .is_published(&task.name, receipt, &exports, &mut latest)
+        let is_settled = self.hits(prepared).all(|hit| {
+            // A build makes content stay that is asked for.
+            let is_held = hit.is_passing || !hit.receipt.dropped;
+            let name = &hit.task.name;
+            is_held && (self.store).is_published(name, hit.receipt, &hit.exports(), &mut latest)
         });
         self.remember("latest", &latest);
         self.remember("sources", &prepared.sources);
         self.remember("blobs", &prepared.blobs);
-        is_settled
+        is_settled && !self.is_burdened(prepared)
+    }
+
+    /// Whether there is content that a build would drop: one that could not, because others were at work, left it.
+    fn is_burdened(&self, prepared: &Prepared) -> bool {
+        let mut known = Known::new(&prepared.scan.snapshot);
+        let (mut idle, mut kept) = (Vec::new(), self.store.pins());
+        for hit in self.hits(prepared) {
+            match hit.is_passing && !hit.is_absent {
+                true => idle.push(hit.id),
+                false => drop(kept.insert(hit.receipt.key)),
+            }
+        }
+        if idle.is_empty() {
+            return false;
+        }
+        for (id, status) in &prepared.plan.tasks {
+            if let Some(receipt) = status.done() {
+                known.insert(&self.graph, *id, Arc::clone(receipt));
+            }
+        }
+        let spares = spares(&self.graph, &self.store, &known, &idle, &kept);
+        self.store.is_burdened(&spares, &kept)
     }
 
     /// A memo that cannot be saved is a slower build.
@@ -85,15 +130,17 @@ impl Project {
         }
     }
 
-    fn hits<'a>(&'a self, prepared: &'a Prepared) -> impl Iterator<Item = (&'a Task, &'a Receipt)> {
-        prepared
-            .plan
-            .tasks
-            .iter()
-            .filter_map(|(id, status)| match status {
-                Status::Hit(receipt) => Some((self.graph.task(*id), &**receipt)),
-                _ => None,
+    fn hits<'a>(&'a self, prepared: &'a Prepared) -> impl Iterator<Item = Hit<'a>> {
+        prepared.plan.tasks.iter().filter_map(|(id, status)| {
+            let task = self.graph.task(*id);
+            Some(Hit {
+                id: *id,
+                task,
+                receipt: status.done().filter(|_| status.is_hit())?,
+                is_passing: task.temporary && !prepared.goals.contains(id),
+                is_absent: matches!(status, Status::Dropped(_)),
             })
+        })
     }
 
     fn grounds(&self, prepared: &Prepared, shown: &[PathBuf]) -> Option<Grounds> {
@@ -104,12 +151,13 @@ impl Project {
             grounds.helper(&memo, name);
         }
         let latest = self.store.root().join("latest");
-        for (task, receipt) in self.hits(prepared) {
-            grounds.own_path(&self.store.receipt_path(&receipt.key));
-            for blob in receipt.blobs() {
+        for hit in self.hits(prepared) {
+            grounds.own_path(&self.store.receipt_path(&hit.receipt.key));
+            // That dropped content is absent is no ground: there is nothing to do either when it comes back.
+            for blob in hit.receipt.blobs().filter(|_| !hit.is_absent) {
                 grounds.own_path(&self.store.blob_path(&blob.digest));
             }
-            for path in self.store.published(&task.name, &exports(task, receipt)) {
+            for path in self.store.published(&hit.task.name, &hit.exports()) {
                 grounds.own(&latest, relative(&latest, &path));
             }
         }
@@ -139,7 +187,7 @@ impl Project {
                 grounds.followed(root, relative(root, path));
             }
         }
-        for task in self.hits(prepared).map(|(task, _)| task) {
+        for task in self.hits(prepared).map(|hit| hit.task) {
             for name in task
                 .executor
                 .program()

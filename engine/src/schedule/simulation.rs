@@ -32,6 +32,7 @@ fn task(name: usize, upstream: &[usize], run: RunSettings) -> Task {
         executor: Executor::BuiltIn,
         run,
         protect: false,
+        temporary: false,
         prediction: Prediction::default(),
         place: Place {
             file: String::new(),

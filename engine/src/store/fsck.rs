@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::blobs::hash_file;
+use super::gc::blobs_held;
 use super::{BlobState, MEMOS, Memo, Store};
 use crate::artifact::Blob;
 use crate::digest::Digest;
@@ -60,7 +61,12 @@ impl Store {
         let receipts = self.receipts();
         let mut named: BTreeMap<Digest, (Blob, BTreeSet<String>)> = BTreeMap::new();
         for receipt in &receipts {
-            for blob in receipt.blobs() {
+            // Of what was dropped nothing is missing; what is left of it must be sound.
+            let is_there = |blob: &Blob| self.blob_path(&blob.digest).exists();
+            let named_now = receipt
+                .blobs()
+                .filter(|blob| !receipt.dropped || is_there(blob));
+            for blob in named_now {
                 let (_, tasks) = named.entry(blob.digest).or_insert((blob, BTreeSet::new()));
                 tasks.insert(receipt.task.clone());
             }
@@ -77,9 +83,8 @@ impl Store {
             .collect();
         findings.extend(self.unsound_receipts().into_iter().map(unsound));
         findings.extend(self.torn_memos());
-        let sizes = named.values().map(|(blob, _)| (blob.digest, blob.size));
         let roots = receipts.iter().map(|receipt| receipt.key).collect();
-        let litter = self.litter(&sizes.collect(), &roots);
+        let litter = self.litter(&blobs_held(&receipts), &roots);
         Examined {
             receipts: receipts.len(),
             blobs: named.len(),
@@ -214,6 +219,7 @@ mod tests {
             attempts: 1,
             environment: BTreeMap::new(),
             accepted: None,
+            dropped: false,
         };
         store.write_receipt(&receipt).unwrap();
         (directory, store, blob)

@@ -3,7 +3,7 @@
 //! First a list, then, if asked, its removal. Never while a build runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,30 +62,6 @@ impl Kept {
 }
 
 impl Store {
-    /// Lets a build say that it runs: results stay while the file is open. `None`: they are being removed right now.
-    pub fn enter(&self) -> Result<Option<File>, Error> {
-        let (file, path) = self.gate()?;
-        Ok(file.try_lock_shared().doing_lock(&path)?.then_some(file))
-    }
-
-    fn gate(&self) -> Result<(File, PathBuf), Error> {
-        let path = self.root().join("locks").join("builds");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .doing("open", &path)?;
-        Ok((file, path))
-    }
-
-    /// Keeps builds from starting while the file is open. `None`: one is running.
-    pub(super) fn alone(&self) -> Result<Option<File>, Error> {
-        let (gate, path) = self.gate()?;
-        Ok(gate.try_lock().doing_lock(&path)?.then_some(gate))
-    }
-
     /// Keys that the user wants to keep: files in `pins/` named by key.
     pub fn pins(&self) -> BTreeSet<Digest> {
         let entries = fs::read_dir(self.root().join("pins"))
@@ -118,15 +94,15 @@ impl Store {
             .receipts()
             .into_iter()
             .partition(|receipt| roots.contains(&receipt.key));
-        let mut live = blobs_of(&kept);
-        // A part stays as long as a kept whole holds its content.
+        let named = blobs_of(&kept);
+        // A part stays as long as a kept whole holds its content, or held it.
         let (parts, rest): (Vec<Receipt>, Vec<Receipt>) = rest
             .into_iter()
-            .partition(|receipt| is_part_of(receipt, &live));
+            .partition(|receipt| is_part_of(receipt, &named));
         kept.extend(parts);
         let (rest, spared) = self.within(rest, &kept, limits);
         kept.extend(spared);
-        live.extend(blobs_of(&kept));
+        let live = blobs_held(&kept);
         let mut counted = live.clone();
         let garbage = rest
             .iter()
@@ -153,12 +129,17 @@ impl Store {
                 .older_than
                 .is_none_or(|least| age().is_some_and(|age| age >= least))
         };
-        let (mut old, mut spared): (Vec<Receipt>, Vec<Receipt>) =
+        let (old, mut spared): (Vec<Receipt>, Vec<Receipt>) =
             rest.into_iter().partition(|receipt| is_old(receipt));
         let Some(max_bytes) = limits.max_bytes else {
             return (old, spared);
         };
-        let mut holders = Holders::new(kept.iter().chain(&spared).chain(&old));
+        // What was dropped makes no room.
+        let (mut old, dropped): (Vec<Receipt>, Vec<Receipt>) =
+            old.into_iter().partition(|receipt| !receipt.dropped);
+        spared.extend(dropped);
+        let all = kept.iter().chain(&spared).chain(&old);
+        let mut holders = Holders::new(all.filter(|receipt| !receipt.dropped));
         old.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
         let mut going = Vec::new();
         for receipt in old {
@@ -182,6 +163,7 @@ impl Store {
     fn describe(&self, receipt: &Receipt, counted: &mut BTreeMap<Digest, u64>) -> Garbage {
         let bytes = receipt
             .blobs()
+            .filter(|_| !receipt.dropped)
             .filter(|blob| counted.insert(blob.digest, blob.size).is_none())
             .map(|blob| blob.size)
             .sum();
@@ -248,7 +230,7 @@ impl Store {
         for garbage in &kept.garbage {
             self.remove_receipt(&garbage.key)?;
         }
-        let live = blobs_of(&self.receipts());
+        let live = blobs_held(&self.receipts());
         let roots = self.roots(reached);
         for litter in self.litter(&live, &roots) {
             remove_tree(&litter.path);
@@ -302,24 +284,18 @@ fn worth(receipt: &Receipt) -> f64 {
     receipt.elapsed_ms as f64 / (bytes.max(1)) as f64
 }
 
-trait DoingLock {
-    /// `false`: somebody else has it.
-    fn doing_lock(self, path: &Path) -> Result<bool, Error>;
-}
-
-impl DoingLock for Result<(), fs::TryLockError> {
-    fn doing_lock(self, path: &Path) -> Result<bool, Error> {
-        match self {
-            Ok(()) => Ok(true),
-            Err(fs::TryLockError::WouldBlock) => Ok(false),
-            Err(fs::TryLockError::Error(error)) => Err(error).doing("lock", path),
-        }
-    }
-}
-
 fn blobs_of(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
-    let blobs = receipts.iter().flat_map(Receipt::blobs);
-    blobs.map(|blob| (blob.digest, blob.size)).collect()
+    receipts.iter().flat_map(sizes).collect()
+}
+
+/// The blobs that results hold: what a dropped one still has belongs to nobody.
+pub(super) fn blobs_held(receipts: &[Receipt]) -> BTreeMap<Digest, u64> {
+    let held = receipts.iter().filter(|receipt| !receipt.dropped);
+    held.flat_map(sizes).collect()
+}
+
+fn sizes(receipt: &Receipt) -> impl Iterator<Item = (Digest, u64)> + '_ {
+    receipt.blobs().map(|blob| (blob.digest, blob.size))
 }
 
 fn is_part_of(receipt: &Receipt, live: &BTreeMap<Digest, u64>) -> bool {
@@ -378,6 +354,7 @@ mod tests {
             attempts: 1,
             environment: BTreeMap::new(),
             accepted: None,
+            dropped: false,
         };
         store.write_receipt(&receipt).unwrap();
         receipt

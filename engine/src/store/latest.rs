@@ -348,6 +348,7 @@ mod tests {
                 attempts: 1,
                 environment: BTreeMap::new(),
                 accepted: None,
+                dropped: false,
             };
             let export = Export {
                 port: "out",

@@ -2,13 +2,16 @@
 //!
 //! The lock of a key is an open file: it is handed down to the attempt's processes, so that it outlives a build that
 //! is killed until the last of them has closed it. Parts are locked by byte ranges of one file (nothing of them is
-//! shared before they are done, so these are not handed down). Nothing here waits: callers ask again.
+//! shared before they are done, so these are not handed down). Nothing of these waits: callers ask again.
+//!
+//! Beside them stands a gate: whoever builds or copies content out shares it, whoever removes results has it alone.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Store;
 use crate::digest::Digest;
@@ -36,7 +39,62 @@ impl AsFd for Lock {
     }
 }
 
+/// Somebody who works in the store: nobody else removes anything while this lives.
+#[derive(Debug)]
+pub struct Presence {
+    gate: File,
+}
+
+impl Presence {
+    /// Does something while nobody else works in the store. `None`: somebody does, and nothing was done.
+    ///
+    /// Shared and exclusive are two states of one lock that the kernel changes in one step, or not at all: there is no
+    /// moment in between in which others could remove what this process relies on.
+    pub fn alone<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        if !set(&self.gate, FIRST_BYTE, libc::F_WRLCK).unwrap_or(false) {
+            return None;
+        }
+        let done = act();
+        // Nothing stands against sharing what one had alone. If it fails all the same, others only wait longer.
+        let _ = set(&self.gate, FIRST_BYTE, libc::F_RDLCK);
+        Some(done)
+    }
+}
+
+/// The byte of the gate that is locked.
+const FIRST_BYTE: i64 = 0;
+/// Name of the gate among the locks.
+const GATE: &str = "builds";
+
 impl Store {
+    /// Lets a build say that it runs: results stay while this lives. `None`: they are being removed right now.
+    pub fn enter(&self) -> Result<Option<Presence>, Error> {
+        self.pass(libc::F_RDLCK)
+    }
+
+    /// The same for a short visit, which waits while results are removed. `None` where nothing can be locked: a store that
+    /// cannot be written.
+    pub fn visit(&self) -> Option<Presence> {
+        loop {
+            match self.enter() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                found => return found.ok().flatten(),
+            }
+        }
+    }
+
+    /// Keeps builds from starting while this lives. `None`: one is running.
+    pub(super) fn alone(&self) -> Result<Option<Presence>, Error> {
+        self.pass(libc::F_WRLCK)
+    }
+
+    fn pass(&self, kind: libc::c_int) -> Result<Option<Presence>, Error> {
+        let path = self.root().join("locks").join(GATE);
+        let gate = open(&path)?;
+        let is_ours = set(&gate, FIRST_BYTE, kind).doing("lock", &path)?;
+        Ok(is_ours.then_some(Presence { gate }))
+    }
+
     fn lock_path(&self, key: &Digest) -> PathBuf {
         self.root().join("locks").join(key.to_hex())
     }
@@ -73,7 +131,9 @@ impl Store {
         let entries = fs::read_dir(self.root().join("locks"));
         for entry in entries.into_iter().flatten().flatten() {
             let path = entry.path();
-            if let Ok(file) = open(&path)
+            // The gate is locked in another way, and its holder removes locks.
+            if !path.ends_with(GATE)
+                && let Ok(file) = open(&path)
                 && file.try_lock().is_ok()
                 && is_at(&file, &path)
             {
@@ -140,11 +200,11 @@ impl PartLocks {
     /// Takes the lock of one part, or says that somebody else has it. To be asked in the order of
     /// [`PartLocks::place`], so that no two builds wait for each other.
     pub fn try_lock(&self, part: &Digest) -> bool {
-        self.set(part, libc::F_WRLCK)
+        set(&self.file, Self::place(part), libc::F_WRLCK).unwrap_or(false)
     }
 
     pub fn release(&self, part: &Digest) {
-        self.set(part, libc::F_UNLCK);
+        let _ = set(&self.file, Self::place(part), libc::F_UNLCK);
     }
 
     /// Position of the part's lock: its order.
@@ -155,20 +215,28 @@ impl PartLocks {
             .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         i64::try_from(number >> 2).unwrap_or_default()
     }
+}
 
-    /// Sets an open-file-description lock (fcntl(2)) on one byte.
-    #[allow(unsafe_code)]
-    fn set(&self, part: &Digest, kind: libc::c_int) -> bool {
-        let range = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: Self::place(part),
-            l_len: 1,
-            l_pid: 0,
-        };
-        // SAFETY: the descriptor is open for as long as `self` lives, and `range` is a complete `flock` that fcntl
-        // only reads for F_OFD_SETLK.
-        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &range) == 0 }
+/// Sets an open-file-description lock (fcntl(2)) on one byte, or changes it, in one step. False when somebody else has
+/// one that stands against it: then everything is as it was.
+#[allow(unsafe_code)]
+fn set(file: &File, place: i64, kind: libc::c_int) -> io::Result<bool> {
+    let range = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: place,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open for as long as `file` lives, and `range` is a complete `flock` that fcntl only
+    // reads for F_OFD_SETLK.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
     }
 }
 
@@ -218,6 +286,26 @@ mod tests {
         drop(lock);
         let _next = store.try_lock(&key).unwrap().unwrap();
         assert_eq!(store.worker(&key), None);
+    }
+
+    #[test]
+    fn the_gate_is_shared_or_somebodys_alone_and_changes_in_one_step() {
+        let (_directory, store) = store();
+        let (one, two) = (store.enter().unwrap().unwrap(), store.enter().unwrap());
+        assert!(store.alone().unwrap().is_none());
+        assert_eq!(one.alone(|| ()), None, "there is another");
+        drop(two);
+        assert!(store.alone().unwrap().is_none(), "it kept what it had");
+        let inside = one.alone(|| {
+            let is_open = store.enter().unwrap().is_some();
+            store.remove_free_locks();
+            (is_open, store.enter().unwrap().is_some())
+        });
+        assert_eq!(inside, Some((false, false)));
+        assert!(store.enter().unwrap().is_some(), "shared again");
+        assert!(store.alone().unwrap().is_none(), "and still there");
+        drop(one);
+        assert!(store.alone().unwrap().is_some());
     }
 
     #[test]

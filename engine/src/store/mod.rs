@@ -12,6 +12,7 @@
 //! Truth is blobs and receipts. Knows nothing of graphs, plans or processes that run.
 
 mod blobs;
+mod dropped;
 mod durable;
 mod fsck;
 mod gc;
@@ -29,12 +30,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
+pub use dropped::{Dropped, Spare};
 pub use durable::{Disk, Durability, Step, Witness};
 pub use fsck::{Examined, Finding, Remedy};
 pub use gc::{Garbage, Kept, Limits, Litter};
 pub use history::History;
 pub use latest::{Export, Last};
-pub use locks::{Lock, PartLocks};
+pub use locks::{Lock, PartLocks, Presence};
 pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use past::Remembered;

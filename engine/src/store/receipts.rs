@@ -1,7 +1,7 @@
 //! Receipts on disk: one file per key, written last, closed by a checksum.
 //!
 //! A receipt that does not parse, or whose content is gone or damaged, is no receipt: a miss with a warning, never a
-//! stop and never a wrong hit.
+//! stop and never a wrong hit. One that says that its content was dropped promises none.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::memo::{Memo, Stamp};
-use super::{Store, fanned};
+use super::{BlobState, Store, fanned};
 use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -196,24 +196,32 @@ impl<'a> Found<'a> {
             Ok(None) => return Lookup::Missing,
             Err(Unsound(detail)) => return Lookup::Unusable(detail),
         };
-        let trouble = receipt
-            .outputs
-            .values()
-            .find_map(|content| self.trouble(&content.blobs()));
-        match trouble {
-            Some(detail) => Lookup::Unusable(detail),
-            None => Lookup::Found(Arc::new(receipt)),
+        match self.is_whole(&receipt) {
+            Ok(true) => Lookup::Found(Arc::new(receipt)),
+            Ok(false) => Lookup::Dropped(Arc::new(receipt)),
+            Err(detail) => Lookup::Unusable(detail),
         }
     }
 
-    fn trouble(&self, blobs: &[Blob]) -> Option<String> {
-        blobs.iter().find_map(|blob| {
-            let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
-            let state = self.store.check_noting(blob, self.blobs, read);
-            let trouble = state.trouble()?;
-            let path = self.store.blob_path(&blob.digest);
-            Some(format!("`{}` is {trouble}", path.display()))
-        })
+    fn state(&self, blob: &Blob) -> BlobState {
+        let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
+        self.store.check_noting(blob, self.blobs, read)
+    }
+
+    /// Whether everything that a receipt names is there. What is wrong with a blob that must be there, or is damaged, is
+    /// an error.
+    fn is_whole(&self, receipt: &Receipt) -> Result<bool, String> {
+        let mut is_whole = true;
+        for blob in receipt.blobs() {
+            let state = self.state(&blob);
+            if state == BlobState::Missing && receipt.dropped {
+                is_whole = false;
+            } else if let Some(trouble) = state.trouble() {
+                let path = self.store.blob_path(&blob.digest);
+                return Err(format!("`{}` is {trouble}", path.display()));
+            }
+        }
+        Ok(is_whole)
     }
 }
 
@@ -257,6 +265,7 @@ mod tests {
             attempts: 1,
             environment: BTreeMap::new(),
             accepted: None,
+            dropped: false,
         };
         store.write_receipt(&receipt).unwrap();
         (directory, store, receipt)

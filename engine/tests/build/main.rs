@@ -5,5 +5,6 @@ mod behaviour;
 mod built_in;
 mod crash;
 mod parts;
+mod temporary;
 mod why;
 mod world;

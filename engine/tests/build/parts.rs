@@ -18,7 +18,7 @@ outputs = { out = "file" }
 params.argv = ["sh", "-c", 'echo all >> RUNS; cat "$1"/* > "$2"', "sh", "{inputs.lines}", "{outputs.out}"]
 "#;
 
-const KIND: &str = r#"
+pub const KIND: &str = r#"
 version = 1
 argv = ["sh", "main.sh"]
 files = ["main.sh"]
@@ -27,7 +27,7 @@ outputs.out = { format = "lines", mapped = true }
 "#;
 
 /// Reads the parts from the request (one member a line), makes each and says so. Stops at a part that holds `stop`.
-const MAIN: &str = r#"
+pub const MAIN: &str = r#"
 awk -F'"' '/"index":/ { gsub(/[^0-9]/, ""); part = $0; next }
   part != "" && $2 == "lines" { from = $4 }
   part != "" && $2 == "out" { print part, from, $4; part = "" }' "$1" |

@@ -37,7 +37,7 @@ impl World {
         world
     }
 
-    fn filled(&self, text: &str) -> String {
+    pub fn filled(&self, text: &str) -> String {
         text.replace("RUNS", &self.path("runs").display().to_string())
     }
 

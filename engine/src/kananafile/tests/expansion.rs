@@ -172,6 +172,7 @@ fn a_composite_becomes_its_steps() {
         params = { rounds = 3, hidden = 8 }
         run = { device = "cpu", timeout = "1h", threads = 2, attempts = 3, slots = { disk = 1 } }
         protect = true
+        temporary = true
         [task.base]
         kind = "train"
         inputs.documents = "x.jsonl"
@@ -205,7 +206,7 @@ fn a_composite_becomes_its_steps() {
     assert_eq!(kananafile.graph.find("rounds").unwrap().len(), 3);
     assert_eq!(kananafile.graph.goals()["all"].len(), 3);
     let step = task(&kananafile, steps[2]);
-    assert!(step.protect);
+    assert!(step.protect && step.temporary);
     assert_eq!(step.run.device, Device::Cpu);
     assert_eq!(step.run.timeout.unwrap().as_secs(), 3600);
     assert_eq!((step.run.threads, step.run.attempts), (Some(2), 3));
@@ -217,6 +218,33 @@ fn a_composite_becomes_its_steps() {
         "{:?}",
         kananafile.warnings
     );
+}
+
+#[test]
+fn a_profile_says_what_is_temporary() {
+    let text = r#"
+        kananafile = 1
+        [task.raw]
+        kind = "clean"
+        inputs.documents = "x.jsonl"
+        [task.next]
+        kind = "clean"
+        inputs.documents = ":raw.documents"
+        temporary = true
+        [profile.small.task]
+        raw.temporary = true
+        next.temporary = false
+    "#;
+    let temporary = |profiles: &[String]| {
+        let options = Options {
+            profiles,
+            ..Options::default()
+        };
+        let kananafile = load_with(text, &[], &options).unwrap();
+        ["raw", "next"].map(|name| task(&kananafile, name).temporary)
+    };
+    assert_eq!(temporary(&[]), [false, true]);
+    assert_eq!(temporary(&["small".to_owned()]), [true, false]);
 }
 
 #[test]

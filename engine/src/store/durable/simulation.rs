@@ -87,6 +87,7 @@ fn work(store: &Store, task: usize, trace: &Trace) -> Result<(), Error> {
         attempts: 1,
         environment: BTreeMap::new(),
         accepted: None,
+        dropped: false,
     };
     store.write_receipt(&receipt)?;
     trace.push(Done::Finished(task));
