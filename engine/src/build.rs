@@ -82,6 +82,8 @@ pub struct Prepared {
     pub blobs: Memo,
     /// How the newest results looked when they were last known to be sound.
     pub latest: Memo,
+    /// How often anything had been removed from the store when planning began.
+    pub removals: u64,
     /// What was found to be damaged on the way.
     pub warnings: Vec<String>,
 }

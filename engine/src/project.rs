@@ -125,6 +125,7 @@ impl Project {
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.
     pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
+        let removals = self.store.removals();
         let (mut sources, sources_warning) = self.store.memo("sources");
         let (mut blobs, blobs_warning) = self.store.memo("blobs");
         let (latest, latest_warning) = self.store.memo("latest");
@@ -152,6 +153,7 @@ impl Project {
             sources,
             blobs,
             latest,
+            removals,
             warnings,
         }
     }
@@ -163,11 +165,11 @@ impl Project {
         explain::explain(&self.graph, &prepared.plan, snapshot, &past, task)
     }
 
-    /// Plans and builds `goals`. Plans again where a task gave something else than before when its content was made again,
-    /// for then more of what was dropped is needed.
+    /// Builds what is prepared. Plans again where something was removed from the store meanwhile; and where a task gave
+    /// something else than before when its content was made again, for then more of what was dropped is needed.
     pub async fn build(
         &self,
-        goals: &[TaskId],
+        mut prepared: Prepared,
         options: Options,
         events: Events,
         stop: watch::Receiver<Stop>,
@@ -175,15 +177,19 @@ impl Project {
         /// Whoever never gives the same twice is not followed for ever.
         const MOST_PLANS: usize = 8;
         let presence = build::enter(&self.store).await?;
-        let mut plans = 0;
+        let goals = prepared.goals.clone();
+        if self.store.removals() != prepared.removals {
+            prepared = self.prepare(&goals);
+        }
+        let mut plans = 1;
         loop {
-            let (prepared, options) = (self.prepare(goals), options.clone());
-            let (events, stop) = (events.clone(), stop.clone());
-            let outcome = build::build(prepared, &presence, options, events, stop).await?;
-            plans += 1;
+            let (options, events) = (options.clone(), events.clone());
+            let outcome = build::build(prepared, &presence, options, events, stop.clone()).await?;
             if plans == MOST_PLANS || !outcome.is_to_be_planned_again() {
                 return Ok(outcome);
             }
+            prepared = self.prepare(&goals);
+            plans += 1;
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::CommandFactory;
-use kbuild_engine::build::{Options, Outcome, Prepared};
+use kbuild_engine::build::{Options, Outcome};
 use kbuild_engine::error::Error;
 use kbuild_engine::event::Events;
 use kbuild_engine::graph::TaskId;
@@ -13,6 +13,7 @@ use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
 use tokio::sync::watch;
 
+use super::made::Made;
 use super::settled::{self, Closing};
 use super::{DEFAULT_GOAL, Exit, Stop, build_id, chat, open_at, page, plan, select, workspace};
 use crate::args::{BuildArgs, Cli, PlanArgs, ProjectArgs};
@@ -54,11 +55,11 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let goals = select(project.graph(), &args.goals)?;
     let options = options(&project, args)?;
     let prepared = project.prepare(&goals);
-    plan::warn(&prepared);
     if project.is_settled(&prepared) {
+        plan::warn(&prepared);
         let closing = Closing {
             line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
-            results: results(&project, &prepared, project_args, args),
+            results: results(&project, &Made::before(&prepared), project_args, args),
         };
         if !args.json {
             closing.say();
@@ -67,7 +68,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     let outcome = drive(args.json, |events, stop| {
-        project.build(&goals, options, events, stop)
+        project.build(prepared, options, events, stop)
     })?;
     finish(&project, &goals, project_args, args, &outcome)
 }
@@ -167,16 +168,11 @@ fn finish(
         console::talk(&summary::totals(&outcome.totals));
     }
     if outcome.is_complete() {
-        // The results are those of a plan in which everything is a hit.
-        let prepared = project.prepare(goals);
-        page::draw_latest(project, &prepared)?;
+        let made = Made::by(outcome, project.graph(), goals);
+        page::draw_latest(project, &made)?;
         if !args.json {
-            console::prompt(&summary::results(&results(
-                project,
-                &prepared,
-                project_args,
-                args,
-            )));
+            let results = results(project, &made, project_args, args);
+            console::prompt(&summary::results(&results));
         }
         return Ok(Exit::Done);
     }
@@ -192,15 +188,15 @@ fn finish(
 /// Where the model and the report are, and what they say.
 fn results(
     project: &Project,
-    prepared: &Prepared,
+    made: &Made<'_>,
     project_args: &ProjectArgs,
     args: &BuildArgs,
 ) -> Results {
     let mut results = Results::default();
-    if let Some(model) = chat::model_of(&prepared.graph, &prepared.goals) {
+    if let Some(model) = chat::model_of(made.graph, made.goals) {
         let directory = project
             .store
-            .latest(&prepared.graph.task(model.task).name)
+            .latest(&made.graph.task(model.task).name)
             .join(&model.port);
         if directory.join("chat_template.jinja").exists() {
             let word = args.goals.first().map_or(DEFAULT_GOAL, String::as_str);
@@ -211,9 +207,9 @@ fn results(
             .exists()
             .then(|| console::text::from_here(&directory));
     }
-    if let Some((task, report)) = page::report_of(project, prepared) {
+    if let Some((task, report)) = page::report_of(project, made) {
         results.headline = crate::page::report::headline(&report);
-        let path = page::latest_path(project, &prepared.graph, task);
+        let path = page::latest_path(project, made.graph, task);
         results.page = path.exists().then(|| console::text::from_here(&path));
     }
     results

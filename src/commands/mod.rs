@@ -15,6 +15,7 @@ mod graph;
 mod init;
 mod kinds;
 mod log;
+mod made;
 mod metrics;
 mod page;
 mod plan;

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kbuild_engine::artifact::Content;
-use kbuild_engine::build::Prepared;
 use kbuild_engine::graph::{Graph, TaskId};
-use kbuild_engine::plan::Status;
 use kbuild_engine::project::Project;
 use serde_json::Value;
 
+use super::made::Made;
 use super::{Exit, Stop, open, select};
 use crate::args::{PageArgs, ProjectArgs};
 use crate::console::{self, text};
@@ -24,7 +23,8 @@ pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
     let project = open(project_args, &kinds)?;
     let goals = select(project.graph(), std::slice::from_ref(&args.report))?;
     let prepared = project.prepare(&goals);
-    let Some((task, report)) = report_of(&project, &prepared) else {
+    let made = Made::before(&prepared);
+    let Some((task, report)) = report_of(&project, &made) else {
         let help = format!(
             "it must be built and hold a task of kind `{KIND}`: `kbuild {}`",
             args.report
@@ -37,34 +37,31 @@ pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
     let path = args
         .output
         .clone()
-        .unwrap_or_else(|| latest_path(&project, &prepared.graph, task));
-    write(&path, &html(&prepared, task, &report))?;
+        .unwrap_or_else(|| latest_path(&project, made.graph, task));
+    write(&path, &html(&made, task, &report))?;
     console::data(&format!("{}\n", text::from_here(&path).display()));
     Ok(Exit::Done)
 }
 
 /// Draws the page of the goals' report beside it, where they have one.
-pub fn draw_latest(project: &Project, prepared: &Prepared) -> Result<(), Stop> {
-    let Some((task, report)) = report_of(project, prepared) else {
+pub fn draw_latest(project: &Project, made: &Made<'_>) -> Result<(), Stop> {
+    let Some((task, report)) = report_of(project, made) else {
         return Ok(());
     };
-    let path = latest_path(project, &prepared.graph, task);
-    write(&path, &html(prepared, task, &report))
+    let path = latest_path(project, made.graph, task);
+    write(&path, &html(made, task, &report))
 }
 
 /// The report among the goals, else the last one that they need: its task and its content.
-pub fn report_of(project: &Project, prepared: &Prepared) -> Option<(TaskId, Value)> {
-    let is_report = |id: &&TaskId| prepared.graph.task(**id).kind == KIND;
-    let reached = prepared.graph.reach(&prepared.goals);
-    let task = *prepared
+pub fn report_of(project: &Project, made: &Made<'_>) -> Option<(TaskId, Value)> {
+    let is_report = |id: &&TaskId| made.graph.task(**id).kind == KIND;
+    let reached = made.graph.reach(made.goals);
+    let task = *made
         .goals
         .iter()
         .rfind(is_report)
         .or_else(|| reached.iter().rfind(is_report))?;
-    let Some(Status::Hit(receipt)) = prepared.plan.status(task) else {
-        return None;
-    };
-    let Content::File(blob) = receipt.outputs.get("report")? else {
+    let Content::File(blob) = made.receipt(task)?.outputs.get("report")? else {
         return None;
     };
     let bytes = project.store.read(blob).ok()?;
@@ -79,19 +76,16 @@ pub fn latest_path(project: &Project, graph: &Graph, task: TaskId) -> PathBuf {
         .join("report.html")
 }
 
-fn html(prepared: &Prepared, task: TaskId, report: &Value) -> String {
-    let name = &prepared.graph.task(task).name;
-    page(name, report, &pipeline(prepared)).to_html()
+fn html(made: &Made<'_>, task: TaskId, report: &Value) -> String {
+    let name = &made.graph.task(task).name;
+    page(name, report, &pipeline(made)).to_html()
 }
 
 /// The graph of everything that the goals need, each composite and matrix as one box.
-fn pipeline(prepared: &Prepared) -> Pipeline {
-    let graph = &prepared.graph;
-    let tasks = graph.reach(&prepared.goals);
-    let elapsed = |id: TaskId| match prepared.plan.status(id) {
-        Some(Status::Hit(receipt) | Status::Dropped(receipt)) => receipt.elapsed_ms,
-        _ => 0,
-    };
+fn pipeline(made: &Made<'_>) -> Pipeline {
+    let graph = made.graph;
+    let tasks = graph.reach(made.goals);
+    let elapsed = |id: TaskId| made.receipt(id).map_or(0, |receipt| receipt.elapsed_ms);
     let drawing = Drawing::of(graph, &tasks, |id| graph.task(id).kind.clone());
     let drawing = drawing.collapsed(|members| {
         let sum: u64 = members.iter().map(|at| elapsed(tasks[*at])).sum();

@@ -70,6 +70,8 @@ impl Project {
     /// True when there is nothing to run, and the newest results are those of the plan, whole and unharmed. Notes what
     /// was read to find out.
     pub fn is_settled(&self, prepared: &Prepared) -> bool {
+        self.remember("sources", &prepared.sources);
+        self.remember("blobs", &prepared.blobs);
         if !prepared.plan.is_done() {
             return false;
         }
@@ -81,8 +83,6 @@ impl Project {
             is_held && (self.store).is_published(name, hit.receipt, &hit.exports(), &mut latest)
         });
         self.remember("latest", &latest);
-        self.remember("sources", &prepared.sources);
-        self.remember("blobs", &prepared.blobs);
         is_settled && !self.is_burdened(prepared)
     }
 

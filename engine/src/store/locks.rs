@@ -54,11 +54,16 @@ impl Presence {
         if !set(&self.gate, FIRST_BYTE, libc::F_WRLCK).unwrap_or(false) {
             return None;
         }
-        let done = act();
+        let done = count(&self.gate).is_ok().then(act);
         // Nothing stands against sharing what one had alone. If it fails all the same, others only wait longer.
         let _ = set(&self.gate, FIRST_BYTE, libc::F_RDLCK);
-        Some(done)
+        done
     }
+}
+
+/// Counts one more removal: the length of the gate is their number. To be called by who has it alone.
+fn count(gate: &File) -> io::Result<()> {
+    gate.set_len(gate.metadata()?.len() + 1)
 }
 
 /// The byte of the gate that is locked.
@@ -83,9 +88,20 @@ impl Store {
         }
     }
 
-    /// Keeps builds from starting while this lives. `None`: one is running.
+    /// Keeps builds from starting while this lives, to remove something. `None`: one is running.
     pub(super) fn alone(&self) -> Result<Option<Presence>, Error> {
-        self.pass(libc::F_WRLCK)
+        let alone = self.pass(libc::F_WRLCK)?;
+        if let Some(presence) = &alone {
+            count(&presence.gate).doing("write", &self.root().join("locks").join(GATE))?;
+        }
+        Ok(alone)
+    }
+
+    /// How often something may have been removed: what was found in the store holds for as long as this stays the same,
+    /// and from then on for whoever has entered.
+    pub fn removals(&self) -> u64 {
+        let gate = fs::metadata(self.root().join("locks").join(GATE));
+        gate.map_or(0, |gate| gate.len())
     }
 
     fn pass(&self, kind: libc::c_int) -> Result<Option<Presence>, Error> {
@@ -296,12 +312,14 @@ mod tests {
         assert_eq!(one.alone(|| ()), None, "there is another");
         drop(two);
         assert!(store.alone().unwrap().is_none(), "it kept what it had");
+        let before = store.removals();
         let inside = one.alone(|| {
             let is_open = store.enter().unwrap().is_some();
             store.remove_free_locks();
             (is_open, store.enter().unwrap().is_some())
         });
         assert_eq!(inside, Some((false, false)));
+        assert_eq!(store.removals(), before + 1);
         assert!(store.enter().unwrap().is_some(), "shared again");
         assert!(store.alone().unwrap().is_none(), "and still there");
         drop(one);

@@ -106,7 +106,7 @@ impl World {
         let stop = watch::Sender::new(Stop::No);
         let quiet = Events::new(|_| ());
         project
-            .build(&goals, options, quiet, stop.subscribe())
+            .build(project.prepare(&goals), options, quiet, stop.subscribe())
             .await
             .unwrap()
     }
@@ -139,7 +139,7 @@ impl World {
         let heard = Arc::clone(&events);
         let sink = Events::new(move |event| heard.lock().unwrap().push(event));
         let outcome = project
-            .build(&goals, options, sink, stop.subscribe())
+            .build(project.prepare(&goals), options, sink, stop.subscribe())
             .await
             .unwrap();
         let events = events.lock().unwrap().clone();
