@@ -174,21 +174,10 @@ fn full(row: &str, options: &Options, folder: &Path) {
 fn edit(row: &str, options: &Options, folder: &Path) {
     let layers = Layers::of(10_000 / options.scale);
     layers.write("kbuild", folder);
-    let all = || command(&options.kbuild, folder, &[]);
-    run(&mut all());
-    settle();
-    run(&mut all());
-    let null = median(options.runs, || (), all);
-    let mut edits = 0;
-    let change = || {
-        edits += 1;
-        settle();
-        run(&mut all());
-        fs::write(graphs::source(folder, 0), format!("edit {edits}\n")).expect("the source");
-    };
-    let edited = median(options.runs, change, all);
-    report(row, "kbuild, one source edited", edited, None);
-    report(row, "kbuild, nothing edited", null, Some(edited));
+    let source = graphs::source(folder, 0);
+    edited(row, options, folder, &source, |edit| {
+        format!("edit {edit}\n")
+    });
 }
 
 /// One of the shards gets other content; every task makes that part anew and puts its whole together.
@@ -198,6 +187,20 @@ fn edit_part(row: &str, options: &Options, folder: &Path) {
         parts: 1_000 / options.scale,
     };
     mapped.write("kbuild", folder);
+    let shard = folder.join("src/000000.jsonl");
+    edited(row, options, folder, &shard, |edit| {
+        graphs::document(mapped.parts + edit)
+    });
+}
+
+/// A build after each edit of a file, beside one with nothing to do.
+fn edited(
+    row: &str,
+    options: &Options,
+    folder: &Path,
+    file: &Path,
+    text: impl Fn(usize) -> String,
+) {
     let all = || command(&options.kbuild, folder, &[]);
     run(&mut all());
     settle();
@@ -208,11 +211,10 @@ fn edit_part(row: &str, options: &Options, folder: &Path) {
         edits += 1;
         settle();
         run(&mut all());
-        let text = graphs::document(mapped.parts + edits);
-        fs::write(folder.join("src/000000.jsonl"), text).expect("the shard");
+        fs::write(file, text(edits)).expect("the file");
     };
     let edited = median(options.runs, change, all);
-    report(row, "kbuild, one shard edited", edited, None);
+    report(row, "kbuild, one file edited", edited, None);
     report(row, "kbuild, nothing edited", null, Some(edited));
 }
 

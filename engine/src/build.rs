@@ -124,8 +124,8 @@ impl Outcome {
     }
 }
 
-/// Makes a store ready for a build, and waits while results are removed from it. What a build relies on is to be looked
-/// up after this: from then on nothing goes.
+/// Makes a store ready for a build, and waits while results are removed from it. From then on nothing goes; what was
+/// looked up before still holds if [`Store::removals`] is what it was.
 pub async fn enter(store: &Store) -> Result<Presence, Error> {
     store.create()?;
     loop {

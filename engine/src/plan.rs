@@ -359,9 +359,13 @@ fn want_back(
             let task = graph.task(*id);
             let manifest = manifest(graph, task, snapshot, known);
             let reasons = vec![Reason::Dropped { needed_by }];
-            let mut work = work(graph, task, known, receipts, manifest, reasons);
-            work.dropped = Some(Arc::clone(receipt));
-            *status = Status::Miss(Box::new(work));
+            *status = Status::Miss(Box::new(Work {
+                parts: parts(graph, task, known, &manifest, receipts),
+                key: receipt.key,
+                manifest,
+                reasons,
+                dropped: Some(Arc::clone(receipt)),
+            }));
         }
         if status.may_run() {
             running.insert(*id);
@@ -415,29 +419,13 @@ pub fn decide(
         Lookup::Missing => why::reasons(task, receipts.last(&task.name).as_ref(), &manifest),
         Lookup::Unusable(detail) => vec![Reason::Unusable { detail }],
     };
-    Status::Miss(Box::new(work(
-        graph, task, known, receipts, manifest, reasons,
-    )))
-}
-
-fn work(
-    graph: &Graph,
-    task: &Task,
-    known: &Known,
-    receipts: &dyn Receipts,
-    manifest: Manifest,
-    reasons: Vec<Reason>,
-) -> Work {
-    let parts = task
-        .is_mapped()
-        .then(|| parts(graph, task, known, &manifest, receipts));
-    Work {
-        key: manifest.key(),
+    Status::Miss(Box::new(Work {
+        parts: parts(graph, task, known, &manifest, receipts),
+        key,
         manifest,
         reasons,
-        parts,
         dropped: None,
-    }
+    }))
 }
 
 /// The keys of the parts of a task that maps, in order; none of another.
@@ -541,13 +529,17 @@ fn usable(task: &Task, lookup: Lookup) -> Lookup {
     }
 }
 
+/// The parts of a task that maps.
 fn parts(
     graph: &Graph,
     task: &Task,
     known: &Known,
     whole: &Manifest,
     receipts: &dyn Receipts,
-) -> Parts {
+) -> Option<Parts> {
+    if !task.is_mapped() {
+        return None;
+    }
     let part = |(index, manifest): (usize, Manifest)| {
         let key = manifest.key();
         let receipt = match receipts.get(&key) {
@@ -562,9 +554,9 @@ fn parts(
         }
     };
     let rows: Vec<Manifest> = rows(graph, task, known, whole).collect();
-    Parts {
+    Some(Parts {
         all: rows.into_par_iter().enumerate().map(part).collect(),
-    }
+    })
 }
 
 /// The manifests of the parts of a task that maps.
