@@ -5,7 +5,8 @@
 //! a step with it, and how many, changes no bit.
 
 use super::isa::kernels;
-use super::product::{Left, Panels, Right, multiply_in_pieces};
+use super::packed::Panels;
+use super::product::{Left, Right, multiply_in_pieces};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
 use crate::model::config::Config;

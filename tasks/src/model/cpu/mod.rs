@@ -11,6 +11,7 @@ pub mod isa;
 mod losses;
 mod norm;
 mod optimizer;
+mod packed;
 mod product;
 mod rotate;
 pub(super) mod row;
@@ -33,8 +34,10 @@ use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use super::rope::RopeTable;
 pub(super) use losses::log_sum_exp;
 
-use chunks::{ROWS, by_sequence, ordered_sum};
-use product::{Left, Panels, Right, multiply, multiply_in_pieces};
+use attention::{Attended, Pulled};
+use chunks::{REDUCTION_CHUNK, ROWS, by_sequence, ordered_sum};
+use packed::Panels;
+use product::{Left, Right, multiply, multiply_in_pieces};
 
 /// The backend of CPUs.
 #[derive(Clone)]
@@ -151,11 +154,14 @@ impl Ops for Cpu {
     }
 
     fn clear(&self, y: &mut [f32]) {
-        y.fill(0.0);
+        let chunks = y.par_chunks_mut(REDUCTION_CHUNK);
+        self.enter(|| chunks.for_each(|y| y.fill(0.0)));
     }
 
     fn copy(&self, y: &mut [f32], x: &[f32]) {
-        y.copy_from_slice(x);
+        let chunks = y.par_chunks_mut(REDUCTION_CHUNK);
+        let chunks = chunks.zip(x.par_chunks(REDUCTION_CHUNK));
+        self.enter(|| chunks.for_each(|(y, x)| y.copy_from_slice(x)));
     }
 
     fn weights(&self, matrices: &[Matrix], values: Vec<f32>) -> Weights {
@@ -301,13 +307,16 @@ impl Ops for Cpu {
         heads: Heads,
         places: &Places,
     ) {
-        let ends = &places.ends;
-        (by_sequence(out, ends, heads.queries()).into_par_iter())
-            .zip(by_sequence(lse, ends, heads.heads))
-            .zip(rows_of_sequences(ends))
-            .for_each(|((out, lse), rows)| {
-                let qkv = &qkv[rows.start * heads.width()..rows.end * heads.width()];
-                attention::forward(out, lse, qkv, heads);
+        let parts: Vec<Attended> = (groups_of_sequences(&places.ends, heads).into_par_iter())
+            .map(|(rows, group)| attention::forward(of(&rows, qkv, heads.width()), heads, group))
+            .collect();
+        (by_sequence(out, &places.ends, heads.queries()).into_par_iter())
+            .zip(by_sequence(lse, &places.ends, heads.heads))
+            .zip(parts.par_chunks(heads.groups))
+            .for_each(|((out, lse), parts)| {
+                for (group, part) in parts.iter().enumerate() {
+                    part.put(out, lse, heads, group);
+                }
             });
     }
 
@@ -321,22 +330,24 @@ impl Ops for Cpu {
         heads: Heads,
         places: &Places,
     ) {
-        let ends = &places.ends;
-        let piece = |all: &'_ [f32], rows: &Range<usize>, width: usize| -> Range<usize> {
-            debug_assert!(rows.end * width <= all.len());
-            rows.start * width..rows.end * width
-        };
-        (by_sequence(d_qkv, ends, heads.width()).into_par_iter())
-            .zip(rows_of_sequences(ends))
-            .for_each(|(d_qkv, rows)| {
+        let parts: Vec<Pulled> = (groups_of_sequences(&places.ends, heads).into_par_iter())
+            .map(|(rows, group)| {
                 attention::backward(
-                    d_qkv,
-                    &d_out[piece(d_out, &rows, heads.queries())],
-                    &out[piece(out, &rows, heads.queries())],
-                    &lse[piece(lse, &rows, heads.heads)],
-                    &qkv[piece(qkv, &rows, heads.width())],
+                    of(&rows, d_out, heads.queries()),
+                    of(&rows, out, heads.queries()),
+                    of(&rows, lse, heads.heads),
+                    of(&rows, qkv, heads.width()),
                     heads,
-                );
+                    group,
+                )
+            })
+            .collect();
+        (by_sequence(d_qkv, &places.ends, heads.width()).into_par_iter())
+            .zip(parts.par_chunks(heads.groups))
+            .for_each(|(d_qkv, parts)| {
+                for (group, part) in parts.iter().enumerate() {
+                    part.put(d_qkv, heads, group);
+                }
             });
     }
 
@@ -402,7 +413,15 @@ fn turn(qkv: &mut [f32], heads: Heads, places: &Places, row: fn(&mut [f32], &[f3
     });
 }
 
-fn rows_of_sequences(ends: &[usize]) -> Vec<Range<usize>> {
+/// Rows of each sequence, for each group of heads: what attention is cut into.
+fn groups_of_sequences(ends: &[usize], heads: Heads) -> Vec<(Range<usize>, usize)> {
     let starts = std::iter::once(0).chain(ends.iter().copied());
-    starts.zip(ends).map(|(start, end)| start..*end).collect()
+    let rows = starts.zip(ends).map(|(start, end)| start..*end);
+    rows.flat_map(|rows| (0..heads.groups).map(move |group| (rows.clone(), group)))
+        .collect()
+}
+
+/// Some rows of a matrix.
+fn of<'a>(rows: &Range<usize>, all: &'a [f32], width: usize) -> &'a [f32] {
+    &all[rows.start * width..rows.end * width]
 }

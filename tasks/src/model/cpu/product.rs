@@ -1,8 +1,8 @@
 //! Matrix products: cuts a product into tiles, and a large one into pieces for threads.
 //!
 //! `c [m, n] (+)= a [m, k] · b [k, n]`. Every element is a chain of fused multiplications and additions over `k` in
-//! ascending order, so that no cut, thread or instruction set changes a bit. Only `b` is copied together, into panels
-//! that all pieces read; rows of `a` stay in the second cache as they are.
+//! ascending order, so that no cut, thread or instruction set changes a bit. `b` is copied together once, into panels
+//! that all pieces read; rows of `a` by each piece, a block of `k` at a time.
 
 #![allow(unsafe_code)]
 
@@ -11,18 +11,20 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::isa::Isa;
-use super::scratch::with_panel;
+use super::packed::{DEPTH, Panels, strips};
+use super::scratch::{with_panel, with_strips};
 use super::tile::{Tile, largest, rows_at_most, tile};
 use crate::model::ops::Into;
-
-/// Terms that are summed before the next tile has its turn: a panel of `b` of so many rows fits into the first cache.
-const DEPTH: usize = 256;
 
 /// Rows of a result from which on a row-major `b` is copied together before it is read again and again.
 const REUSE: usize = 48;
 
-/// Tiles of a piece, one below the other, that are worth walking through a whole `b` for.
-const TALL: usize = 8;
+/// Panels of `b` from which on rows of `a` are copied together before each of them meets all of these.
+const MEETINGS: usize = 4;
+
+/// Tiles of a piece, one below the other, that are worth walking through a whole `b` for, and the most whose rows of
+/// `a` leave room in the second cache.
+const TALL: std::ops::RangeInclusive<usize> = 8..=22;
 
 /// The left factor: `a(i, k)` at `i step + k`, or at `i + k step` of a transposed one.
 #[derive(Clone, Copy)]
@@ -69,85 +71,6 @@ pub enum Right<'a> {
     /// The same, so many from row to row.
     Strided(&'a [f32], usize),
     Panels(&'a Panels),
-}
-
-/// `b [k, n]` as tiles read it: `[k / DEPTH][n / width][DEPTH][width]`, filled up with zeros; the last block of `k` is
-/// only as deep as it has rows.
-pub struct Panels {
-    /// Whose tiles read it.
-    isa: Isa,
-    /// `n` up to the end of the last panel.
-    columns: usize,
-    data: Vec<f32>,
-}
-
-impl Panels {
-    /// The transpose of `b [n, k]`.
-    pub fn of(b: &[f32], k: usize) -> Self {
-        let mut panels = Self::empty();
-        panels.pack(b, k, k);
-        panels
-    }
-
-    pub fn empty() -> Self {
-        Self {
-            isa: Isa::chosen(),
-            columns: 0,
-            data: Vec::new(),
-        }
-    }
-
-    /// Columns of a panel: how far a product may go beyond the last real column.
-    pub fn width(&self) -> usize {
-        largest(self.isa).1
-    }
-
-    /// Takes the transpose of `b [n, k]`, `step` from row to row; `b` ends with its last row.
-    pub fn pack(&mut self, b: &[f32], k: usize, step: usize) {
-        let width = self.width();
-        let n = if b.len() < k {
-            0
-        } else {
-            (b.len() - k) / step.max(1) + 1
-        };
-        self.columns = n.next_multiple_of(width);
-        self.data.clear();
-        self.data.resize(self.columns * k, 0.0);
-        let blocks = self.data.chunks_mut((DEPTH * self.columns).max(1));
-        for (block, first) in blocks.zip((0..k).step_by(DEPTH)) {
-            let depth = DEPTH.min(k - first);
-            let panels = block.chunks_exact_mut(width * depth);
-            for (panel, rows) in panels.zip(b.chunks((width * step).max(1))) {
-                for (column, row) in rows.chunks(step.max(1)).enumerate() {
-                    let row = &row[first..first + depth];
-                    for (to, from) in panel[column..].iter_mut().step_by(width).zip(row) {
-                        *to = *from;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes `b [k, n]`; by the threads of the pool around.
-    fn pack_rows(&mut self, b: &[f32], n: usize) {
-        self.isa = Isa::chosen();
-        let width = self.width();
-        self.columns = n.next_multiple_of(width);
-        self.data.resize(self.columns * b.len() / n, 0.0);
-        let blocks = self.data.par_chunks_mut(DEPTH * self.columns);
-        blocks
-            .zip(b.par_chunks(DEPTH * n))
-            .for_each(|(block, rows)| {
-                let depth = rows.len() / n;
-                for (k, row) in rows.chunks_exact(n).enumerate() {
-                    for (panel, from) in row.chunks(width).enumerate() {
-                        let to = &mut block[(panel * depth + k) * width..][..width];
-                        to[..from.len()].copy_from_slice(from);
-                        to[from.len()..].fill(0.0);
-                    }
-                }
-            });
-    }
 }
 
 /// Panels of factors that are packed for one product: as many as there were products at the same time.
@@ -222,6 +145,15 @@ fn reach(rows: usize, columns: usize, step: usize) -> usize {
     }
 }
 
+/// A block of `k` of the rows of `a` of a piece.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// From their first term on.
+    AsTheyAre(*const f32),
+    /// See [`strips`].
+    Strips(*const f32),
+}
+
 /// A rectangle of a result, checked against the slices it came from.
 #[derive(Clone, Copy)]
 struct Piece<'a> {
@@ -291,7 +223,8 @@ impl<'a> Piece<'a> {
     /// About `count` pieces of about the same size, of whole tiles but for the edges.
     fn cut(&self, count: usize) -> Vec<Self> {
         let (tall, wide, _) = largest(self.isa);
-        let height = (self.m / (TALL * tall)).clamp(1, count);
+        let least = self.m.div_ceil(TALL.end() * tall);
+        let height = (self.m / (TALL.start() * tall)).clamp(1, count).max(least);
         let columns = ranges(self.columns.1, wide, count.div_ceil(height));
         let piece = |(top, bottom)| {
             let rows = self.rows(top, bottom - top);
@@ -340,6 +273,26 @@ impl<'a> Piece<'a> {
 
     /// Terms `first .. first + k` of every element.
     fn block(&self, first: usize, k: usize) {
+        let (tall, wide, _) = largest(self.isa);
+        let panels = (self.columns.1 - self.columns.0).div_ceil(wide);
+        let from = match self.flat {
+            true => first * self.a_step,
+            false => first,
+        };
+        // SAFETY: `whole` checked the largest index of `a`.
+        let a = unsafe { self.a.add(from) };
+        if self.m < tall || panels < MEETINGS {
+            return self.columns(Rows::AsTheyAre(a), first, k);
+        }
+        with_strips(self.m * k, |to| {
+            // SAFETY: as above.
+            unsafe { strips(self.isa, to, a, (self.m, k), self.a_step, self.flat) };
+            self.columns(Rows::Strips(to.as_ptr()), first, k);
+        });
+    }
+
+    /// The same, of rows of `a` that begin there.
+    fn columns(&self, a: Rows, first: usize, k: usize) {
         let (_, wide, lanes) = largest(self.isa);
         let add = self.add || first > 0;
         let (mut column, end) = self.columns;
@@ -350,19 +303,13 @@ impl<'a> Piece<'a> {
                 Right::Panels(panels) => {
                     // A piece begins at a panel.
                     let b = &panels.data[first * panels.columns + column * k..];
-                    self.panel(
-                        (b.as_ptr(), wide),
-                        (first, k),
-                        (column, columns),
-                        vectors,
-                        add,
-                    );
+                    self.panel(a, (b.as_ptr(), wide), k, (column, columns), vectors, add);
                 }
                 Right::Rows(data) | Right::Strided(data, _) => {
                     let b = &data[(first * self.b_step + column).min(data.len())..];
                     if columns == vectors * lanes && self.m < REUSE {
                         let b = (b.as_ptr(), self.b_step);
-                        self.panel(b, (first, k), (column, columns), vectors, add);
+                        self.panel(a, b, k, (column, columns), vectors, add);
                     } else {
                         with_panel(wide * k, |panel| {
                             let rows = b.chunks(self.b_step).take(k);
@@ -371,7 +318,7 @@ impl<'a> Piece<'a> {
                                 to[columns..].fill(0.0);
                             }
                             let b = (panel.as_ptr(), wide);
-                            self.panel(b, (first, k), (column, columns), vectors, add);
+                            self.panel(a, b, k, (column, columns), vectors, add);
                         });
                     }
                 }
@@ -383,8 +330,9 @@ impl<'a> Piece<'a> {
     /// All rows of some columns.
     fn panel(
         &self,
+        a: Rows,
         b: (*const f32, usize),
-        (first, k): (usize, usize),
+        k: usize,
         (column, columns): (usize, usize),
         vectors: usize,
         add: bool,
@@ -392,22 +340,24 @@ impl<'a> Piece<'a> {
         let (tall, wide, lanes) = largest(self.isa);
         let mut row = 0;
         let mut rows = tall;
-        let mut full = tile(self.isa, tall, vectors, self.flat);
+        let flat = self.flat || matches!(a, Rows::Strips(_));
+        let mut full = tile(self.isa, tall, vectors, flat);
         while row < self.m {
             if self.m - row < rows {
                 rows = rows_at_most(self.isa, self.m - row);
-                full = tile(self.isa, rows, vectors, self.flat);
+                full = tile(self.isa, rows, vectors, flat);
             }
-            let a_at = match self.flat {
-                true => row + first * self.a_step,
-                false => row * self.a_step + first,
+            let (a, a_step, at) = match a {
+                Rows::Strips(a) => (a, rows, row * k),
+                Rows::AsTheyAre(a) if flat => (a, self.a_step, row),
+                Rows::AsTheyAre(a) => (a, self.a_step, row * self.a_step),
             };
             // SAFETY: `whole` checked the largest index of every factor; rows and columns are inside this piece, `b`
             // has `k` rows of whole vectors (edges were filled up), and the set was found by asking the processor.
             unsafe {
-                let (a, c) = (self.a.add(a_at), self.c.add(row * self.c_step + column));
+                let (a, c) = (a.add(at), self.c.add(row * self.c_step + column));
                 if columns == vectors * lanes {
-                    full(k, a, self.a_step, b.0, b.1, c, self.c_step, add);
+                    full(k, a, a_step, b.0, b.1, c, self.c_step, add);
                 } else {
                     edge(
                         full,
@@ -416,7 +366,7 @@ impl<'a> Piece<'a> {
                         wide,
                         k,
                         a,
-                        self.a_step,
+                        a_step,
                         b,
                         c,
                         self.c_step,

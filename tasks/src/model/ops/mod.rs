@@ -107,7 +107,7 @@ pub trait Ops: Clone + Send + Sync + 'static {
 
     /// Rows of logits that are alive at the same time. Enough for the gradient of the head matrix, which is read and
     /// written once per chunk, not to wait for memory.
-    const HEAD_ROWS: usize = 256;
+    const HEAD_ROWS: usize = 512;
 
     // Memory.
 
