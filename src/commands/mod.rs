@@ -26,6 +26,7 @@ mod status;
 mod verify;
 mod why;
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -236,8 +237,8 @@ fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
     Ok((Workspace::at(folder), name))
 }
 
-/// Reads and checks the Kananafile.
-fn open(args: &ProjectArgs, kinds: &Kinds) -> Result<Project, Stop> {
+/// Reads and checks the Kananafile. The program ends with the command: a large graph is not taken apart before.
+fn open(args: &ProjectArgs, kinds: &Kinds) -> Result<ManuallyDrop<Project>, Stop> {
     let (workspace, file) = workspace(args)?;
     open_at(workspace, &file, args, kinds)
 }
@@ -248,7 +249,7 @@ fn open_at(
     file: &str,
     args: &ProjectArgs,
     kinds: &Kinds,
-) -> Result<Project, Stop> {
+) -> Result<ManuallyDrop<Project>, Stop> {
     let verbs = verbs();
     let reserved: Vec<&str> = verbs.iter().map(String::as_str).collect();
     let options = Options {
@@ -263,7 +264,7 @@ fn open_at(
             console::problem::render_all(&project.kananafile.warnings, console::terminal_width());
         console::prompt(&warnings);
     }
-    Ok(project)
+    Ok(ManuallyDrop::new(project))
 }
 
 /// The tasks that some words name; without words the default goal, or else every task.

@@ -80,7 +80,23 @@ pub fn from_here(path: &Path) -> PathBuf {
 
 /// Columns that a line takes.
 pub fn width(line: &str) -> usize {
-    console::measure_text_width(line)
+    width_of_ascii(line).unwrap_or_else(|| console::measure_text_width(line))
+}
+
+/// The same of plain letters and colours, which most of a long table is: a count.
+fn width_of_ascii(line: &str) -> Option<usize> {
+    let mut columns = 0;
+    let mut bytes = line.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            0x1b if bytes.next() == Some(b'[') => {
+                bytes.by_ref().find(u8::is_ascii_alphabetic)?;
+            }
+            b' '..=b'~' => columns += 1,
+            _ => return None,
+        }
+    }
+    Some(columns)
 }
 
 /// The line, cut with `…` where the terminal ends; whole where there is no terminal.
@@ -99,22 +115,28 @@ pub fn pad(line: &str, columns: usize) -> String {
 
 /// Rows as aligned columns, two spaces between them, the last one as wide as it likes.
 pub fn table(rows: &[Vec<String>], columns: Option<usize>) -> String {
+    let widths: Vec<Vec<usize>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| width(cell)).collect())
+        .collect();
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..n_columns).map(|at| column_width(rows, at)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, w)| pad(cell, *w));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        format!("{}\n", fit(line.trim_end(), columns))
-    };
-    rows.iter().map(line).collect()
-}
-
-fn column_width(rows: &[Vec<String>], at: usize) -> usize {
-    rows.iter()
-        .filter_map(|row| row.get(at))
-        .map(|cell| width(cell))
-        .max()
-        .unwrap_or(0)
+    let widest = |at: usize| widths.iter().filter_map(|row| row.get(at)).max();
+    let widest: Vec<usize> = (0..n_columns)
+        .map(|at| widest(at).copied().unwrap_or(0))
+        .collect();
+    let mut table = String::new();
+    for (row, widths) in rows.iter().zip(&widths) {
+        let mut line = String::new();
+        let mut missing = 0;
+        for (at, cell) in row.iter().enumerate() {
+            line.extend(std::iter::repeat_n(' ', missing));
+            line.push_str(cell);
+            missing = widest[at] - widths[at] + 2;
+        }
+        table.push_str(&fit(line.trim_end(), columns));
+        table.push('\n');
+    }
+    table
 }
 
 fn three_digits(number: f64) -> String {
@@ -137,6 +159,29 @@ mod tests {
         assert_eq!(shown(59_900), "59s");
         assert_eq!(shown(185_000), "3m 05s");
         assert_eq!(shown(7_620_000), "2h 07m");
+    }
+
+    #[test]
+    fn colours_take_no_columns_and_a_syllable_takes_two() {
+        for (line, columns) in [
+            ("", 0),
+            ("plain", 5),
+            ("\u{1b}[1m\u{1b}[32mrun\u{1b}[0m it", 6),
+            ("\u{1b}[1m카나나\u{1b}[0m", 6),
+            ("\u{1b}[", 0),
+        ] {
+            assert_eq!(width(line), columns, "{line:?}");
+            let known = width_of_ascii(line).unwrap_or(columns);
+            assert_eq!(known, columns, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_the_last_is_not_filled_up() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["run", "a", "it"]), row(["hit", "long", "because"])];
+        assert_eq!(table(&rows, None), "run  a     it\nhit  long  because\n");
+        assert_eq!(table(&rows, Some(12)), "run  a     it\nhit  long …\n");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! $ cargo bench -p kbuild-tasks --bench training-core -- sample small --batch 32
 //! ```
 //!
-//! `--json` prints one object for scripts (`benches/pytorch/compare.py`). `KBUILD_ISA=avx2` measures another
-//! instruction set.
+//! `--rows` says how many rows of tokens go through the model at once. `--json` prints one object for scripts
+//! (`benches/pytorch/compare.py`). `KBUILD_ISA=avx2` measures another instruction set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +66,9 @@ fn main() -> Result<(), String> {
     let mut shapes: Vec<Shape> = SHAPES.iter().filter(named).copied().collect();
     if shapes.is_empty() {
         shapes = SHAPES.to_vec();
+    }
+    if let Some(rows) = option("--rows") {
+        shapes.iter_mut().for_each(|shape| shape.rows = rows as usize);
     }
     for shape in shapes {
         let told = match what {

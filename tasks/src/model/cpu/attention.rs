@@ -1,4 +1,4 @@
-//! Causal attention of one group of query heads in one sequence.
+//! Causal attention with grouped queries; every sequence and every group of heads for itself.
 //!
 //! A block of queries of one head meets all keys up to its own; its scores live in scratch memory only, and backward
 //! makes them again from the logarithm of their sum (Dao et al. 2022). Blocks do not depend on the instruction set, so
@@ -7,11 +7,18 @@
 //! H query heads, G key/value heads, n = H / G heads of a group, hd the width of a head, T tokens. A row of `qkv` is
 //! `[H hd | G hd | G hd]`, a row of the output `[H hd]`.
 
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::isa::kernels;
 use super::packed::Panels;
-use super::product::{Left, Right, Target, multiply_into};
+use super::product::{Left, Right, multiply_into};
 use super::row::{self, exp};
 use super::scratch::with_scratch;
+use super::target::{Shared, Target};
 use crate::model::ops::{Heads, Into};
 
 /// Queries of a block forwards: the scores of a block stay in the first cache.
@@ -24,7 +31,7 @@ const PADDING: usize = 32;
 const ASIDE: usize = 16;
 
 impl Heads {
-    /// Columns of the keys, and of the values, of a group.
+    /// Where keys and values of a group begin in a row.
     fn columns(&self, group: usize) -> (usize, usize) {
         let key = self.queries() + group * self.head_dim;
         (key, key + self.groups * self.head_dim)
@@ -34,71 +41,92 @@ impl Heads {
     fn per_group(&self) -> usize {
         self.heads / self.groups
     }
-}
 
-/// What the heads of a group attend to.
-pub struct Attended {
-    /// `[T, n hd]`
-    out: Vec<f32>,
-    /// `[T, n]`, log-sum-exp of the scores
-    lse: Vec<f32>,
-}
+    /// The same, by their numbers.
+    fn heads_of(&self, group: usize) -> Range<usize> {
+        group * self.per_group()..(group + 1) * self.per_group()
+    }
 
-impl Attended {
-    /// Puts it into its columns of `out [T, H hd]` and `lse [T, H]`.
-    pub fn put(&self, out: &mut [f32], lse: &mut [f32], shape: Heads, group: usize) {
-        let (n, hd) = (shape.per_group(), shape.head_dim);
-        let first = group * n;
-        put(
-            out,
-            shape.queries(),
-            first * hd,
-            &self.out,
-            n * hd,
-            0..n * hd,
-        );
-        put(lse, shape.heads, first, &self.lse, n, 0..n);
+    /// Their columns in a row of queries, or of the output.
+    fn queries_of(&self, group: usize) -> Range<usize> {
+        let heads = self.heads_of(group);
+        heads.start * self.head_dim..heads.end * self.head_dim
+    }
+
+    /// Columns of the keys, and of the values, of a group in a row.
+    fn keys_and_values_of(&self, group: usize) -> (Range<usize>, Range<usize>) {
+        let (key, value) = self.columns(group);
+        (key..key + self.head_dim, value..value + self.head_dim)
     }
 }
 
-/// Gradients of what the heads of a group read: `[T, (n + 2) hd]`, queries, key and value.
-pub struct Pulled(Vec<f32>);
-
-impl Pulled {
-    /// Puts it into its columns of `d_qkv`.
-    pub fn put(&self, d_qkv: &mut [f32], shape: Heads, group: usize) {
-        let (n, hd) = (shape.per_group(), shape.head_dim);
-        let (key, value) = shape.columns(group);
-        for (column, from) in [
-            (group * n * hd, 0..n * hd),
-            (key, n * hd..(n + 1) * hd),
-            (value, (n + 1) * hd..(n + 2) * hd),
-        ] {
-            put(d_qkv, shape.width(), column, &self.0, (n + 2) * hd, from);
-        }
-    }
+/// `out [N, H hd]` and the log-sum-exp of scores `lse [N, H]` from `qkv` after RoPE, of sequences that end at these rows.
+pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Heads, ends: &[usize]) {
+    let out = Shared::new(out, shape.queries());
+    let lse = Shared::new(lse, shape.heads);
+    (pieces(ends, shape).into_par_iter()).for_each(|(rows, group)| {
+        // SAFETY: a sequence has rows of its own, and in them a group has columns of its own.
+        let (out, lse) = unsafe {
+            (
+                out.target(rows.clone(), shape.queries_of(group)),
+                lse.target(rows.clone(), shape.heads_of(group)),
+            )
+        };
+        forward_group(out, lse, of(&rows, qkv, shape.width()), shape, group);
+    });
 }
 
-/// Copies columns of rows to where they begin in wider rows.
-fn put(
-    to: &mut [f32],
-    width: usize,
-    column: usize,
-    from: &[f32],
-    step: usize,
-    columns: std::ops::Range<usize>,
+/// `d_qkv` from `d_out`; everything is read as [`forward`] left it.
+pub fn backward(
+    d_qkv: &mut [f32],
+    d_out: &[f32],
+    out: &[f32],
+    lse: &[f32],
+    qkv: &[f32],
+    shape: Heads,
+    ends: &[usize],
 ) {
-    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks_exact(step)) {
-        to[column..column + columns.len()].copy_from_slice(&from[columns.clone()]);
-    }
+    let d_qkv = Shared::new(d_qkv, shape.width());
+    (pieces(ends, shape).into_par_iter()).for_each(|(rows, group)| {
+        let (keys, values) = shape.keys_and_values_of(group);
+        // SAFETY: as above.
+        let pulled = unsafe {
+            Pulled {
+                queries: d_qkv.target(rows.clone(), shape.queries_of(group)),
+                keys: d_qkv.target(rows.clone(), keys),
+                values: d_qkv.target(rows.clone(), values),
+            }
+        };
+        backward_group(
+            pulled,
+            of(&rows, d_out, shape.queries()),
+            of(&rows, out, shape.queries()),
+            of(&rows, lse, shape.heads),
+            of(&rows, qkv, shape.width()),
+            shape,
+            group,
+        );
+    });
 }
 
-/// From `qkv` of one sequence, after RoPE.
-pub fn forward(qkv: &[f32], shape: Heads, group: usize) -> Attended {
+/// Rows of each sequence, for each group of heads.
+fn pieces(ends: &[usize], shape: Heads) -> Vec<(Range<usize>, usize)> {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let rows = starts.zip(ends).map(|(start, end)| start..*end);
+    rows.flat_map(|rows| (0..shape.groups).map(move |group| (rows.clone(), group)))
+        .collect()
+}
+
+/// Some rows of a matrix.
+fn of<'a>(rows: &Range<usize>, all: &'a [f32], width: usize) -> &'a [f32] {
+    &all[rows.start * width..rows.end * width]
+}
+
+/// `out [T, n hd]` and `lse [T, n]` of one group in one sequence.
+fn forward_group(mut out: Target, mut lse: Target, qkv: &[f32], shape: Heads, group: usize) {
     let (width, hd, n) = (shape.width(), shape.head_dim, shape.per_group());
     let tokens = qkv.len() / width;
     let wide = tokens.next_multiple_of(PADDING) + ASIDE;
-    let (mut out, mut lse) = (vec![0.0; tokens * n * hd], vec![0.0; tokens * n]);
     let (key, value) = shape.columns(group);
     let mut keys = Panels::empty();
     keys.pack(until_last(qkv, key, hd, width), hd, width);
@@ -115,47 +143,57 @@ pub fn forward(qkv: &[f32], shape: Heads, group: usize) -> Attended {
                     let shift = row::maximum(seen) * shape.scale();
                     let sum = row::exponentials(seen, shape.scale(), shift);
                     hidden.fill(0.0);
-                    lse[(first + row) * n + head] = shift + sum.ln();
+                    lse.row(first + row)[head] = shift + sum.ln();
                     *norm = 1.0 / sum;
                 }
-                let at = (first * n + head) * hd;
+                let mut out = out.part(first..block.end, head * hd..(head + 1) * hd);
                 multiply_into(
-                    block.target(&mut out[at..], n * hd, hd),
+                    out.part(0..block.rows, 0..hd),
                     Into::Replace,
                     Left::strided(scores, wide),
                     Right::Strided(&qkv[value..], width),
                     block.end,
                 );
                 for (row, norm) in norms.iter().enumerate().take(block.rows) {
-                    row::scale(&mut out[at + row * n * hd..][..hd], *norm);
+                    row::scale(out.row(row), *norm);
                 }
             }
         }
     });
-    Attended { out, lse }
 }
 
-/// From `d_out` of one sequence; everything is read as [`forward`] left it.
-pub fn backward(
+/// Gradients of what the heads of a group read, each `[T, …]`.
+struct Pulled<'a> {
+    /// `n hd` columns
+    queries: Target<'a>,
+    /// `hd` columns
+    keys: Target<'a>,
+    values: Target<'a>,
+}
+
+/// The gradients of one group in one sequence.
+fn backward_group(
+    mut pulled: Pulled,
     d_out: &[f32],
     out: &[f32],
     lse: &[f32],
     qkv: &[f32],
     shape: Heads,
     group: usize,
-) -> Pulled {
+) {
     let (width, hd, queries) = (shape.width(), shape.head_dim, shape.queries());
-    let n = shape.per_group();
     let tokens = qkv.len() / width;
     let wide = tokens.next_multiple_of(PADDING) + ASIDE;
     let (key, value) = shape.columns(group);
     let (mut keys, mut values) = (Panels::empty(), Panels::empty());
     keys.pack(until_last(qkv, key, hd, width), hd, width);
     values.pack(until_last(qkv, value, hd, width), hd, width);
-    let step = (n + 2) * hd;
-    let mut pulled = vec![0.0; tokens * step];
+    for row in 0..tokens {
+        pulled.keys.row(row).fill(0.0);
+        pulled.values.row(row).fill(0.0);
+    }
     with_scratch([BACKWARD * wide, BACKWARD * wide], |[p, d_p]| {
-        for (own, head) in (group * n..(group + 1) * n).enumerate() {
+        for (own, head) in shape.heads_of(group).enumerate() {
             for first in (0..tokens).step_by(BACKWARD) {
                 let block = Block::new(first, BACKWARD, tokens, wide);
                 let query = first * width + head * hd;
@@ -175,32 +213,24 @@ pub fn backward(
                     d_p_hidden.fill(0.0);
                 }
                 multiply_into(
-                    block.target(&mut pulled[first * step + own * hd..], step, hd),
+                    (pulled.queries).part(first..block.end, own * hd..(own + 1) * hd),
                     Into::Replace,
                     Left::strided(d_p, wide),
                     Right::Strided(&qkv[key..], width),
                     block.end,
                 );
-                for (column, weights, rows, row_step) in [
-                    (n * hd, &*d_p, &qkv[query..], width),
-                    ((n + 1) * hd, &*p, &d_out[pull..], queries),
+                for (pulled, weights, rows, step) in [
+                    (&mut pulled.keys, &*d_p, &qkv[query..], width),
+                    (&mut pulled.values, &*p, &d_out[pull..], queries),
                 ] {
-                    let target = Target {
-                        data: &mut pulled[column..],
-                        step,
-                        rows: block.end,
-                        columns: hd,
-                    };
-                    let (weights, rows) = (
-                        Left::transposed(weights, wide),
-                        Right::Strided(rows, row_step),
-                    );
+                    let target = pulled.part(0..block.end, 0..hd);
+                    let (weights, rows) =
+                        (Left::transposed(weights, wide), Right::Strided(rows, step));
                     multiply_into(target, Into::Add, weights, rows, block.rows);
                 }
             }
         }
     });
-    Pulled(pulled)
 }
 
 /// Some consecutive queries, and the keys up to the last of them.
@@ -222,20 +252,11 @@ impl Block {
         }
     }
 
-    fn target<'a>(&self, data: &'a mut [f32], step: usize, columns: usize) -> Target<'a> {
-        Target {
-            data,
-            step,
-            rows: self.rows,
-            columns,
-        }
-    }
-
     /// `[rows, end]`: products of rows of `hd` with all keys, or values.
     fn scores(&self, to: &mut [f32], rows: &[f32], step: usize, panels: &Panels, hd: usize) {
         // Whole panels: what lies beyond the last key is 0 and not read.
         let columns = self.end.next_multiple_of(panels.width());
-        let target = self.target(to, self.wide, columns);
+        let target = Target::new(to, self.wide, self.rows, columns);
         multiply_into(
             target,
             Into::Replace,

@@ -12,19 +12,3 @@ pub fn ordered_sum(values: &[f32], chunk: impl Fn(&[f32]) -> f64 + Send + Sync) 
     let parts: Vec<f64> = values.par_chunks(REDUCTION_CHUNK).map(chunk).collect();
     parts.iter().sum()
 }
-
-/// The pieces of rows of width `width` that belong to each sequence.
-pub(super) fn by_sequence<'a>(
-    mut data: &'a mut [f32],
-    ends: &[usize],
-    width: usize,
-) -> Vec<&'a mut [f32]> {
-    let mut start = 0;
-    let mut pieces = Vec::with_capacity(ends.len());
-    for end in ends {
-        let (piece, rest) = data.split_at_mut((end - start) * width);
-        pieces.push(piece);
-        (data, start) = (rest, *end);
-    }
-    pieces
-}

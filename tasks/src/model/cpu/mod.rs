@@ -17,6 +17,7 @@ mod rotate;
 pub(super) mod row;
 mod scratch;
 mod swiglu;
+mod target;
 mod tile;
 
 use std::borrow::Cow;
@@ -34,8 +35,7 @@ use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use super::rope::RopeTable;
 pub(super) use losses::log_sum_exp;
 
-use attention::{Attended, Pulled};
-use chunks::{REDUCTION_CHUNK, ROWS, by_sequence, ordered_sum};
+use chunks::{REDUCTION_CHUNK, ROWS, ordered_sum};
 use packed::Panels;
 use product::{Left, Right, multiply, multiply_in_pieces};
 
@@ -307,17 +307,7 @@ impl Ops for Cpu {
         heads: Heads,
         places: &Places,
     ) {
-        let parts: Vec<Attended> = (groups_of_sequences(&places.ends, heads).into_par_iter())
-            .map(|(rows, group)| attention::forward(of(&rows, qkv, heads.width()), heads, group))
-            .collect();
-        (by_sequence(out, &places.ends, heads.queries()).into_par_iter())
-            .zip(by_sequence(lse, &places.ends, heads.heads))
-            .zip(parts.par_chunks(heads.groups))
-            .for_each(|((out, lse), parts)| {
-                for (group, part) in parts.iter().enumerate() {
-                    part.put(out, lse, heads, group);
-                }
-            });
+        attention::forward(out, lse, qkv, heads, &places.ends);
     }
 
     fn attention_backward(
@@ -330,25 +320,7 @@ impl Ops for Cpu {
         heads: Heads,
         places: &Places,
     ) {
-        let parts: Vec<Pulled> = (groups_of_sequences(&places.ends, heads).into_par_iter())
-            .map(|(rows, group)| {
-                attention::backward(
-                    of(&rows, d_out, heads.queries()),
-                    of(&rows, out, heads.queries()),
-                    of(&rows, lse, heads.heads),
-                    of(&rows, qkv, heads.width()),
-                    heads,
-                    group,
-                )
-            })
-            .collect();
-        (by_sequence(d_qkv, &places.ends, heads.width()).into_par_iter())
-            .zip(parts.par_chunks(heads.groups))
-            .for_each(|(d_qkv, parts)| {
-                for (group, part) in parts.iter().enumerate() {
-                    part.put(d_qkv, heads, group);
-                }
-            });
+        attention::backward(d_qkv, d_out, out, lse, qkv, heads, &places.ends);
     }
 
     fn cross_entropy(
@@ -411,17 +383,4 @@ fn turn(qkv: &mut [f32], heads: Heads, places: &Places, row: fn(&mut [f32], &[f3
             row(&mut qkv[..heads.turned()], cos, sin);
         }
     });
-}
-
-/// Rows of each sequence, for each group of heads: what attention is cut into.
-fn groups_of_sequences(ends: &[usize], heads: Heads) -> Vec<(Range<usize>, usize)> {
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    let rows = starts.zip(ends).map(|(start, end)| start..*end);
-    rows.flat_map(|rows| (0..heads.groups).map(move |group| (rows.clone(), group)))
-        .collect()
-}
-
-/// Some rows of a matrix.
-fn of<'a>(rows: &Range<usize>, all: &'a [f32], width: usize) -> &'a [f32] {
-    &all[rows.start * width..rows.end * width]
 }

@@ -13,10 +13,12 @@ use rayon::prelude::*;
 use super::isa::Isa;
 use super::packed::{DEPTH, Panels, strips};
 use super::scratch::{with_panel, with_strips};
+use super::target::{Target, reach};
 use super::tile::{Tile, largest, rows_at_most, tile};
 use crate::model::ops::Into;
 
-/// Rows of a result from which on a row-major `b` is copied together before it is read again and again.
+/// Rows of a result from which on a row-major `b` is copied together before it is read again and again; fewer rows of
+/// `a` stay in the first cache.
 const REUSE: usize = 48;
 
 /// Panels of `b` from which on rows of `a` are copied together before each of them meets all of these.
@@ -85,43 +87,24 @@ fn with_spare_panels(work: impl FnOnce(&mut Panels)) {
 
 /// One product, on the calling thread.
 pub fn multiply(c: &mut [f32], n: usize, into: Into, a: Left, b: Right, k: usize) {
-    Piece::whole(rows_of(c, n), into, a, b, k).run();
+    Piece::whole(Target::whole(c, n), into, a, b, k).run();
 }
 
-/// The same into a part of wider rows.
+/// The same into a rectangle.
 pub fn multiply_into(c: Target, into: Into, a: Left, b: Right, k: usize) {
     Piece::whole(c, into, a, b, k).run();
 }
 
-/// Some columns of some rows: `c(i, j)` at `i step + j`.
-pub struct Target<'a> {
-    pub data: &'a mut [f32],
-    pub step: usize,
-    pub rows: usize,
-    pub columns: usize,
-}
-
-fn rows_of(c: &mut [f32], n: usize) -> Target<'_> {
-    let rows = c.len() / n.max(1);
-    assert_eq!(c.len(), rows * n, "a result of whole rows");
-    Target {
-        data: c,
-        step: n,
-        rows,
-        columns: n,
-    }
-}
-
 /// The same, by the threads of the pool around.
 pub fn multiply_in_pieces(c: &mut [f32], n: usize, into: Into, a: Left, b: Right, k: usize) {
-    let whole = Piece::whole(rows_of(c, n), into, a, b, k);
+    let whole = Piece::whole(Target::whole(c, n), into, a, b, k);
     if whole.m * n * k < 1 << 19 {
         return whole.run();
     }
     match b {
         Right::Rows(rows) if whole.m >= REUSE => with_spare_panels(|panels| {
             panels.pack_rows(&rows[..k * n], n);
-            Piece::whole(rows_of(c, n), into, a, Right::Panels(panels), k).run_in_pieces();
+            Piece::whole(Target::whole(c, n), into, a, Right::Panels(panels), k).run_in_pieces();
         }),
         _ => whole.run_in_pieces(),
     }
@@ -135,14 +118,6 @@ fn ranges(size: usize, unit: usize, count: usize) -> Vec<(usize, usize)> {
     (0..count)
         .map(|index| (edge(index), edge(index + 1)))
         .collect()
-}
-
-/// Elements from the first to the last of `[rows, columns]`.
-fn reach(rows: usize, columns: usize, step: usize) -> usize {
-    match rows * columns {
-        0 => 0,
-        _ => (rows - 1) * step + columns,
-    }
 }
 
 /// A block of `k` of the rows of `a` of a piece.
@@ -178,13 +153,8 @@ unsafe impl Send for Piece<'_> {}
 unsafe impl Sync for Piece<'_> {}
 
 impl<'a> Piece<'a> {
-    fn whole(c: Target<'a>, into: Into, a: Left<'a>, b: Right<'a>, k: usize) -> Self {
-        let (m, n) = (c.rows, c.columns);
-        assert!(
-            reach(m, n, c.step) <= c.data.len(),
-            "result beyond its slice"
-        );
-        assert!(m <= 1 || c.step >= n, "rows of a result overlap");
+    fn whole(mut c: Target<'a>, into: Into, a: Left<'a>, b: Right<'a>, k: usize) -> Self {
+        let (m, n) = (c.rows(), c.columns());
         let left = if a.transposed { (k, m) } else { (m, k) };
         assert!(
             reach(left.0, left.1, a.step) <= a.data.len(),
@@ -209,8 +179,8 @@ impl<'a> Piece<'a> {
             flat: a.transposed,
             b,
             b_step,
-            c: c.data.as_mut_ptr(),
-            c_step: c.step,
+            c: c.as_mut_ptr(),
+            c_step: c.step(),
             add: into == Into::Add,
         }
     }
@@ -273,7 +243,7 @@ impl<'a> Piece<'a> {
 
     /// Terms `first .. first + k` of every element.
     fn block(&self, first: usize, k: usize) {
-        let (tall, wide, _) = largest(self.isa);
+        let (_, wide, _) = largest(self.isa);
         let panels = (self.columns.1 - self.columns.0).div_ceil(wide);
         let from = match self.flat {
             true => first * self.a_step,
@@ -281,7 +251,7 @@ impl<'a> Piece<'a> {
         };
         // SAFETY: `whole` checked the largest index of `a`.
         let a = unsafe { self.a.add(from) };
-        if self.m < tall || panels < MEETINGS {
+        if self.m <= REUSE || panels < MEETINGS {
             return self.columns(Rows::AsTheyAre(a), first, k);
         }
         with_strips(self.m * k, |to| {
