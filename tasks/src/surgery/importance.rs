@@ -132,14 +132,14 @@ impl TaskKind for Importance {
                 params.samples
             ));
         }
-        let scores = measure(&model, &sequences, &params, context)?;
+        let of = facts::of_config(&model.config);
+        let scores = measure(model, &sequences, &params, context)?;
         let measured = json!({
             "samples": sequences.len(),
             "tokens": sequences.iter().map(Vec::len).sum::<usize>(),
             "params": params,
         });
         scores.save(context.output("importance"), &measured)?;
-        let of = facts::of_config(&model.config);
         facts::state(
             context,
             "importance",
@@ -175,15 +175,15 @@ fn calibration(shards: &TokenShards, params: &Params) -> Result<Vec<Vec<u32>>, F
 
 /// Scores of a model over sequences, in micro-batches in order.
 fn measure(
-    model: &Model,
+    model: Model,
     sequences: &[Vec<u32>],
     params: &Params,
     context: &mut Context,
 ) -> Result<Scores, Failure> {
     let device = Device::open(context.device(), context.threads())?;
-    let mut core = Core::new(model.clone(), &device)?;
+    let mut core = Core::new(model, &device)?;
     let mut tally = Tally::new(
-        &model.config,
+        core.config(),
         Aggregations {
             sequence: params.sequence_aggregation,
             batch: params.batch_aggregation,

@@ -16,7 +16,7 @@ use super::steps::{self, write_metrics};
 use super::token_objective::{TokenLoss, TokenObjective};
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{AdamW, Config, Model};
+use crate::model::{AdamW, Config, Core, Model};
 
 pub struct Pretrain;
 
@@ -215,11 +215,11 @@ impl TaskKind for Pretrain {
             optimizer,
             &mut objective,
         )?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)?;
-        let model = facts::of_config(&trained.model.config);
+        let model = facts::of_config(trained.core.config());
         facts::state(context, "state", &state_facts(&model, params.save_state));
-        write_state(context, params.save_state, &trained.optimizer)
+        write_state(context, params.save_state, &trained.core)
     }
 }
 
@@ -425,10 +425,10 @@ pub fn note_epochs(context: &mut Context, corpus: &Corpus) {
     }
 }
 
-fn write_state(context: &Context, wanted: bool, optimizer: &AdamW) -> Result<(), Failure> {
+fn write_state(context: &Context, wanted: bool, core: &Core) -> Result<(), Failure> {
     let path = context.output("state");
-    if wanted {
-        return Ok(optimizer.save(path)?);
+    if let Some(moments) = core.moments().filter(|_| wanted) {
+        return Ok(moments.save(path)?);
     }
     let empty: [(&str, safetensors::tensor::TensorView<'_>); 0] = [];
     safetensors::serialize_to_file(empty, None, path)

@@ -134,11 +134,12 @@ impl TaskKind for RewardModel {
             return Err(Failure::input("there are no pairs to learn from"));
         }
         let model = trunk.with_score_head(params.seed)?;
+        drop(trunk);
         let mut objective = Rewards::new(&params, pairs);
         let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
 }

@@ -170,7 +170,7 @@ impl TaskKind for Sft {
         let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_report(context.output("report"), &report)?;
         write_metrics(context, &trained.metrics)
     }
