@@ -13,7 +13,8 @@ use super::observe::{Aggregation, Aggregations, Tally};
 use super::scores::Scores;
 use crate::facts;
 use crate::formats::tokens::TokenShards;
-use crate::model::{Batch, Core, Device, Model, Site};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Device, Head, Model, Numerics, Site};
 
 /// The `importance` kind.
 pub struct Importance;
@@ -106,8 +107,13 @@ impl TaskKind for Importance {
         facts::answer(complaints, || {
             let most = (params.samples * params.seq_len) as u64;
             let there = facts::sum(known, "tokens", "tokens").map(|there| there.min(most));
+            let rows = params
+                .seq_len
+                .saturating_mul(params.micro_batch.min(params.samples));
+            let backend = facts::backend(known, Numerics::F32);
+            let memory = facts::memory(model, Head::Language, Work::Observe, rows, backend);
             facts::prediction(
-                facts::forward(model, there),
+                facts::forward(model, there, memory),
                 [("importance", facts::carried(model, &facts::SHAPE))],
             )
         })

@@ -16,7 +16,8 @@ use super::steps::{self, write_metrics};
 use super::token_objective::{TokenLoss, TokenObjective};
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{AdamW, Config, Core, Model};
+use crate::model::memory::Work;
+use crate::model::{AdamW, Config, Core, Head, Model};
 
 pub struct Pretrain;
 
@@ -175,7 +176,14 @@ impl TaskKind for Pretrain {
                 model.set_fact("vocab", vocab);
             }
             let tokens = Some(tokens_read(&reading));
-            let mut cost = facts::training(&model, tokens, None);
+            let memory = facts::memory(
+                Some(&model),
+                Head::Language,
+                Work::Train,
+                reading.micro_batch(),
+                facts::backend(known, params.numerics),
+            );
+            let mut cost = facts::training(&model, tokens, None, memory);
             if params.save_state {
                 // The model, and both moments of it.
                 cost.disk_bytes = cost.disk_bytes.map(|bytes| 3 * bytes);

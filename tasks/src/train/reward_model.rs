@@ -16,7 +16,8 @@ use super::records::TokenPair;
 use super::reward_loss::bradley_terry;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::{Batch, Core};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Head};
 
 pub struct RewardModel;
 
@@ -116,7 +117,15 @@ impl TaskKind for RewardModel {
             let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
             let pairs = facts::sum(known, "pairs", "pairs");
             let steps = facts::steps(pairs, params.pairs_per_step, params.epochs);
-            let cost = facts::training(&model, tokens, None);
+            let rows = pair_batch::largest(
+                known,
+                params.micro_batch_tokens,
+                Some(params.pairs_per_step),
+            );
+            let backend = facts::backend(known, params.numerics);
+            let memory = facts::memory(Some(&model), Head::Score, Work::Train, rows, backend);
+            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])
         })
     }
