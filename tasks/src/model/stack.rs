@@ -48,6 +48,8 @@ pub(super) struct Stack<O: Ops> {
     state: State,
     /// Rows of the last forward pass.
     n: usize,
+    /// Rows of the largest so far.
+    most: usize,
     places: Option<O::Places>,
     layers: Vec<Activations<O>>,
     /// `[N, d]`: residual stream before each layer, and after the last; two that take turns if nothing is kept.
@@ -103,6 +105,7 @@ impl<O: Ops> Stack<O> {
             rope: Arc::new(RopeTable::new(config)),
             state: State::Empty,
             n: 0,
+            most: 0,
             places: None,
             layers: Vec::new(),
             streams: Vec::new(),
@@ -124,8 +127,23 @@ impl<O: Ops> Stack<O> {
         }
     }
 
+    /// Lets go of all rows before longer ones are made: side by side they would take twice the memory.
+    fn make_way(&mut self, rows: usize) {
+        if rows <= self.most {
+            return;
+        }
+        self.most = rows;
+        self.layers.clear();
+        self.streams.clear();
+        self.back = Gradients::new(&self.ops);
+        for buffer in [&mut self.act, &mut self.hidden, &mut self.d_hidden] {
+            *buffer = self.ops.zeros(0);
+        }
+    }
+
     fn take_batch(&mut self, batch: &Batch, keep: bool) {
         self.places = None;
+        self.make_way(batch.len());
         Arc::make_mut(&mut self.rope).extend_to(batch.longest());
         self.places = Some(self.ops.places(batch, &self.rope));
         self.n = batch.len();
