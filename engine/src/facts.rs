@@ -101,7 +101,7 @@ pub struct Cost {
     /// Bytes that the outputs will take at least.
     pub disk_bytes: Option<u64>,
     /// Bytes that models, and what goes through them, take at the peak: of the GPU's memory where the task runs on one,
-    /// else of the machine's. The program itself comes on top.
+    /// else of the machine's.
     pub memory_bytes: Option<u64>,
 }
 

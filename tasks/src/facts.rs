@@ -37,6 +37,9 @@ pub const SHAPE: [&str; 7] = [
     "head_dim",
 ];
 
+/// Bytes that the program takes beside models: itself, and a tokenizer of some thousand tokens. By measurement.
+pub const PROGRAM: u64 = 24 << 20;
+
 /// Bytes of a weight on disk and in memory.
 const FLOAT: u64 = 4;
 
@@ -367,7 +370,7 @@ pub fn forward(model: Option<&Facts>, tokens: Option<u64>, memory: Option<Held>)
         },
         tokens,
         disk_bytes: None,
-        memory_bytes: memory.map(Held::peak),
+        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
     }
 }
 
@@ -388,7 +391,7 @@ pub fn training(
         extra_flops: taught.map_or(Some(0.0), |taught| forward_flops(taught, tokens)),
         tokens,
         disk_bytes: parameters.map(|n| FLOAT * n),
-        memory_bytes: memory.map(Held::peak),
+        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
     }
 }
 
@@ -401,7 +404,7 @@ pub fn surgery(from: &Facts, to: &Facts) -> Cost {
     let held = || Some(before? + after? + tensor?);
     Cost {
         disk_bytes: after.map(|n| FLOAT * n),
-        memory_bytes: held().map(|values| FLOAT * values),
+        memory_bytes: held().map(|values| PROGRAM + FLOAT * values),
         ..without_a_model()
     }
 }

@@ -1,7 +1,7 @@
 //! What models will hold in memory, from shape and batch, before anything is there.
 //!
 //! Widths of buffers are those that the stack reserves by (`stack/shape.rs`); what a backend keeps beside them is added
-//! here. Counted are models and what goes through them: not the program, tokenizers, or the driver of a card.
+//! here. Counted are models and what goes through them: not the program, or the driver of a card.
 
 use super::config::Config;
 use super::core::Numerics;
