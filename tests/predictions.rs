@@ -76,6 +76,7 @@ fn world<'a>(kind: &Kind, bound: &[&str], of: &dyn Fn(&str) -> Facts) -> Known<'
     let mut known = Known {
         task: "t",
         inputs: BTreeMap::new(),
+        on_gpu: false,
     };
     for port in &kind.ports.inputs {
         let must = matches!(port.arity, Arity::One | Arity::Many);

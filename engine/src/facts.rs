@@ -100,7 +100,8 @@ pub struct Cost {
     pub tokens: Option<u64>,
     /// Bytes that the outputs will take at least.
     pub disk_bytes: Option<u64>,
-    /// Bytes that the process will hold at least, at its peak.
+    /// Bytes that models, and what goes through them, take at the peak: of the GPU's memory where the task runs on one,
+    /// else of the machine's.
     pub memory_bytes: Option<u64>,
 }
 

@@ -185,6 +185,8 @@ pub struct Known<'a> {
     /// Name of the task: the stem of the symbols it makes (`tok.tokenizer`).
     pub task: &'a str,
     pub inputs: BTreeMap<String, Vec<(String, Facts)>>,
+    /// Whether it runs on a GPU, as far as its run settings say: what it costs depends on it, what it makes never does.
+    pub on_gpu: bool,
 }
 
 impl Known<'_> {

@@ -45,7 +45,7 @@ pub fn table(rows: &[Row], budgets: &[Budget], columns: Option<usize>) -> String
         "FLOPs",
         "+ forward",
         "tokens",
-        "memory ≥",
+        "memory",
         "disk ≥",
         "last time",
     ])];

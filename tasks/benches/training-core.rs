@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use kbuild_tasks::model::memory::{Backend, Work, held};
 use kbuild_tasks::model::ops::timed::Times;
 use kbuild_tasks::model::optimizer::Rate;
 use kbuild_tasks::model::{
@@ -149,6 +150,8 @@ struct TrainingSpeed {
     peak_flops_per_second: f64,
     /// Share of the time by operation.
     operations: BTreeMap<&'static str, f64>,
+    /// Bytes that the model and its batch were predicted to take.
+    predicted_memory: u64,
     /// Largest resident memory of this process so far, where the system tells.
     peak_memory: Option<u64>,
 }
@@ -159,7 +162,7 @@ impl std::fmt::Display for TrainingSpeed {
         writeln!(
             f,
             "{}: {} parameters, {} threads, {}: {:.0} tokens/s, {:.0} tokens per CPU second, {:.1} GFLOP/s, {:.1} % of \
-             the peak of {:.1} by CPU time, {} MiB",
+             the peak of {:.1} by CPU time, {} MiB predicted, {} MiB at the peak",
             self.shape.name,
             self.parameters,
             self.threads,
@@ -169,6 +172,7 @@ impl std::fmt::Display for TrainingSpeed {
             self.flops_per_second * billion,
             100.0 * self.share_of_peak,
             self.peak_flops_per_second * billion,
+            self.predicted_memory >> 20,
             self.peak_memory.unwrap_or(0) >> 20,
         )?;
         let mut operations: Vec<_> = self.operations.iter().collect();
@@ -233,6 +237,7 @@ fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed,
         share_of_peak: flops / cpu * threads as f64 / peak,
         peak_flops_per_second: peak,
         operations: shares(&times, whole),
+        predicted_memory: held(&config, Work::Train, shape.tokens(), Backend::Cpu).peak(),
         peak_memory: peak_memory(),
     })
 }

@@ -23,7 +23,8 @@ use kbuild_engine::runner::{AtPath, Context, Failure};
 use serde_json::Value;
 
 use crate::model::accounting::nominal_size;
-use crate::model::{Config, Head};
+use crate::model::memory::{self, Backend, Held, Work};
+use crate::model::{Config, Head, Numerics};
 
 /// The sizes of a model, by their names in `config.json`.
 pub const SHAPE: [&str; 7] = [
@@ -35,6 +36,9 @@ pub const SHAPE: [&str; 7] = [
     "num_key_value_heads",
     "head_dim",
 ];
+
+/// Bytes that the program takes beside models: itself, and a tokenizer of some thousand tokens. By measurement.
+pub const PROGRAM: u64 = 24 << 20;
 
 /// Bytes of a weight on disk and in memory.
 const FLOAT: u64 = 4;
@@ -101,6 +105,54 @@ pub fn of_config(config: &Config) -> Facts {
     facts.set("max_position_embeddings", config.max_position_embeddings);
     facts.set("parameters", config.parameter_count());
     facts
+}
+
+/// A model of the known sizes; what decides no size is anything. None where a size is missing.
+pub fn to_config(facts: &Facts, head: Head) -> Option<Config> {
+    let size = |name| size(facts, name).filter(|size| *size > 0);
+    let tied = || facts.known("tie_word_embeddings")?.as_bool();
+    Some(Config {
+        vocab_size: size("vocab_size")?,
+        hidden_size: size("hidden_size")?,
+        intermediate_size: size("intermediate_size")?,
+        num_hidden_layers: size("num_hidden_layers")?,
+        num_attention_heads: size("num_attention_heads")?,
+        num_key_value_heads: size("num_key_value_heads")?,
+        head_dim: size("head_dim")?,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: None,
+        max_position_embeddings: size("max_position_embeddings").unwrap_or(0),
+        tie_word_embeddings: match head {
+            Head::Language => tied()?,
+            Head::Score => false,
+        },
+        head,
+        initializer_range: 0.02,
+        bos_token_id: None,
+        eos_token_id: Vec::new(),
+        pad_token_id: None,
+    })
+}
+
+/// Where a task runs. Only a GPU computes in bf16, whatever the run settings say.
+pub fn backend(known: &Known<'_>, numerics: Numerics) -> Backend {
+    match (numerics, known.on_gpu) {
+        (Numerics::F32, false) => Backend::Cpu,
+        (numerics, _) => Backend::Gpu(numerics),
+    }
+}
+
+/// What a model takes with at most `rows` tokens going through it at once.
+pub fn memory(
+    model: Option<&Facts>,
+    head: Head,
+    work: Work,
+    rows: usize,
+    backend: Backend,
+) -> Option<Held> {
+    let config = to_config(model?, head)?;
+    Some(memory::held(&config, work, rows, backend))
 }
 
 /// What is known of the reward model on a trunk.
@@ -301,12 +353,12 @@ pub fn prediction<const N: usize>(cost: Cost, outputs: [(&str, Facts); N]) -> Pr
 pub fn without_a_model() -> Cost {
     Cost {
         tokens: Some(0),
-        ..forward(None, Some(0))
+        ..forward(None, Some(0), None)
     }
 }
 
 /// Cost of running a model forward over some tokens: 2·N each.
-pub fn forward(model: Option<&Facts>, tokens: Option<u64>) -> Cost {
+pub fn forward(model: Option<&Facts>, tokens: Option<u64>, memory: Option<Held>) -> Cost {
     let parameters = model.and_then(|model| model.u64("parameters"));
     Cost {
         parameters: None,
@@ -318,17 +370,20 @@ pub fn forward(model: Option<&Facts>, tokens: Option<u64>) -> Cost {
         },
         tokens,
         disk_bytes: None,
-        memory_bytes: parameters.map(|n| FLOAT * n),
+        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
     }
 }
 
-/// Cost of training on some tokens: 6·N each; the weights of a teacher are held and run forward beside it.
-pub fn training(model: &Facts, tokens: Option<u64>, teacher: Option<&Facts>) -> Cost {
+/// Cost of training on some tokens: 6·N each; a teacher is run forward beside it.
+pub fn training(
+    model: &Facts,
+    tokens: Option<u64>,
+    teacher: Option<&Facts>,
+    memory: Option<Held>,
+) -> Cost {
     let parameters = model.u64("parameters");
     let flops = |n: Option<f64>| Some(6.0 * n? * tokens? as f64);
     let taught = teacher.map(|teacher| teacher.u64("parameters"));
-    // Weights, gradients and both moments.
-    let own = parameters.map(|n| 4 * FLOAT * n);
     Cost {
         parameters,
         flops: flops(parameters.map(|n| n as f64)),
@@ -336,19 +391,20 @@ pub fn training(model: &Facts, tokens: Option<u64>, teacher: Option<&Facts>) -> 
         extra_flops: taught.map_or(Some(0.0), |taught| forward_flops(taught, tokens)),
         tokens,
         disk_bytes: parameters.map(|n| FLOAT * n),
-        memory_bytes: match taught {
-            None => own,
-            Some(taught) => own.zip(taught).map(|(own, taught)| own + FLOAT * taught),
-        },
+        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
     }
 }
 
 /// Cost of making one model out of another without training it.
 pub fn surgery(from: &Facts, to: &Facts) -> Cost {
     let (before, after) = (from.u64("parameters"), to.u64("parameters"));
+    // A tensor is made before it finds its place.
+    let wide = to.u64("vocab_size").max(to.u64("intermediate_size"));
+    let tensor = wide.zip(to.u64("hidden_size")).map(|(n, d)| n * d);
+    let held = || Some(before? + after? + tensor?);
     Cost {
         disk_bytes: after.map(|n| FLOAT * n),
-        memory_bytes: before.zip(after).map(|(a, b)| FLOAT * (a + b)),
+        memory_bytes: held().map(|values| PROGRAM + FLOAT * values),
         ..without_a_model()
     }
 }

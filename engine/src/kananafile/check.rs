@@ -10,7 +10,10 @@ use super::paths;
 use super::problem::Report;
 use crate::artifact::Shape;
 use crate::facts::{Facts, Prediction};
-use crate::graph::{Binding, Graph, InputPort, Origin, OutputPort, Source, SourceId, Task, TaskId};
+use crate::graph::{
+    Binding, Device, Graph, InputPort, Origin, OutputPort, RunSettings, Source, SourceId, Task,
+    TaskId,
+};
 use crate::kind::{Body, Kinds, Known};
 
 /// Puts drafts in order and asks each kind what it knows of its outputs. Complaints are reported.
@@ -58,6 +61,7 @@ fn prediction(
             .iter()
             .map(|port| (port.name.clone(), facts(port)))
             .collect(),
+        on_gpu: on_gpu(&draft.run),
     };
     match predict(draft.params.as_ref()?, &known) {
         Ok(prediction) => Some(prediction),
@@ -69,6 +73,16 @@ fn prediction(
             }
             None
         }
+    }
+}
+
+/// With `auto` a task runs on a GPU where it asks for one.
+fn on_gpu(run: &RunSettings) -> bool {
+    let asks = run.slots.get("gpu").is_some_and(|slots| *slots > 0);
+    match run.device {
+        Device::Gpu => true,
+        Device::Auto => asks,
+        Device::Cpu => false,
     }
 }
 

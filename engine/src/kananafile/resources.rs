@@ -150,7 +150,7 @@ fn check_memory(
     };
     if needed > most {
         let message = format!(
-            "{}`{}` needs at least {} of memory, no machine has more than {}",
+            "{}`{}` needs {} of memory, no machine has more than {}",
             draft.prefix(),
             draft.name,
             gigabytes(needed),

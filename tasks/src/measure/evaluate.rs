@@ -19,7 +19,8 @@ use super::multiple_choice::bits_per_byte;
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
 use crate::formats::tokens::TokenShards;
-use crate::model::{Batch, Model};
+use crate::model::memory::Work;
+use crate::model::{Batch, Head, Model, Numerics};
 
 /// The `evaluate` kind.
 pub struct Evaluate;
@@ -120,11 +121,14 @@ impl TaskKind for Evaluate {
         complaints.extend(window_complaint(params.seq_len, context));
         facts::answer(complaints, || {
             let tokens = known.many("tokens").iter();
-            let tokens = tokens.map(|(_, facts)| read_of(facts, params)).sum();
-            facts::prediction(
-                facts::forward(model, tokens),
-                [("report", Facts::default())],
-            )
+            let tokens: Option<u64> = tokens.map(|(_, facts)| read_of(facts, params)).sum();
+            // A window may begin just before a batch is full.
+            let full = params.seq_len.saturating_add(BATCH_TOKENS);
+            let rows = tokens.map_or(full, |tokens| full.min(tokens as usize));
+            let backend = facts::backend(known, Numerics::F32);
+            let memory = facts::memory(model, Head::Language, Work::Read, rows, backend);
+            let cost = facts::forward(model, tokens, memory);
+            facts::prediction(cost, [("report", Facts::default())])
         })
     }
 

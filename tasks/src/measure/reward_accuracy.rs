@@ -18,7 +18,8 @@ use crate::facts;
 use crate::formats::chat::Preference;
 use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{Batch, Core, Device, Head, Model};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Device, Head, Model, Numerics};
 use crate::train::dialogue::{Boundary, tokenize_preference};
 use crate::train::records::{self, TokenPair};
 use crate::train::reward_model::rewards;
@@ -80,14 +81,18 @@ impl TaskKind for EvaluateRewardModel {
             .output("report", "report", "accuracy, margin and lengths")
     }
 
-    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let complaints = facts::vocab_complaints(known, &["model", "preferences"]);
         facts::answer(complaints, || {
             let tokens = facts::sum(known, "preferences", "tokens");
-            facts::prediction(
-                facts::forward(known.one("model"), tokens),
-                [("report", Facts::default())],
-            )
+            let model = known.one("model");
+            // Two sequences a pair, as long as they may be.
+            let full = params.max_length.saturating_mul(2 * BATCH_PAIRS);
+            let rows = tokens.map_or(full, |tokens| full.min(tokens as usize));
+            let backend = facts::backend(known, Numerics::F32);
+            let memory = facts::memory(model, Head::Score, Work::Read, rows, backend);
+            let cost = facts::forward(model, tokens, memory);
+            facts::prediction(cost, [("report", Facts::default())])
         })
     }
 

@@ -12,6 +12,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 
 use rayon::ThreadPool;
 use schemars::JsonSchema;
@@ -26,9 +27,9 @@ use super::layout::Layout;
 use super::loss::{Distillation, Sums};
 use super::ops::Ops;
 use super::ops::timed::{Timed, Times};
-use super::optimizer::{AdamW, Rate};
+use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
 use super::stack::Stack;
-use super::weights::Model;
+use super::weights::{Model, save_weights};
 
 /// Where the arithmetic happens: an opened device, shared by all that clone it.
 #[derive(Clone)]
@@ -204,7 +205,7 @@ pub(super) trait Engine: Send + Sync {
     fn backward(&mut self) -> Result<(), ModelError>;
     fn start(&mut self, optimizer: AdamW);
     fn update(&mut self, rate: Rate) -> Result<f64, ModelError>;
-    fn optimizer(&self) -> Option<AdamW>;
+    fn moments(&self) -> Option<(AdamWOptions, Moments<'_>)>;
 }
 
 /// One model on a device.
@@ -245,7 +246,12 @@ impl Core {
         self.engine.weights()
     }
 
-    /// The model as it is now.
+    /// Writes the model as it is now, as [`Model::save`] does, without a copy where its weights lie in reach.
+    pub fn save(&self, directory: &Path) -> Result<(), ModelError> {
+        save_weights(directory, &self.config, self.layout(), &self.weights())
+    }
+
+    /// A copy of the model as it is now.
     pub fn model(&self) -> Model {
         Model {
             config: self.config.clone(),
@@ -343,8 +349,19 @@ impl Core {
         self.engine.update(rate)
     }
 
-    /// The optimiser as it is now, if one was started.
+    /// The state of the optimiser as it is now, if one was started: not copied where it lies in reach.
+    pub fn moments(&self) -> Option<Moments<'_>> {
+        self.engine.moments().map(|(_, moments)| moments)
+    }
+
+    /// A copy of the optimiser as it is now, if one was started.
     pub fn optimizer(&self) -> Option<AdamW> {
-        self.engine.optimizer()
+        let (options, moments) = self.engine.moments()?;
+        Some(AdamW {
+            options,
+            step: moments.step,
+            first: moments.first.into_owned(),
+            second: moments.second.into_owned(),
+        })
     }
 }

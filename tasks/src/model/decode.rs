@@ -15,9 +15,9 @@ use super::sampler::{Sampler, Sampling};
 use super::weights::Model;
 
 /// Sequences that are decoded at the same time by one thread, at most.
-const SLOTS: usize = 32;
+pub(super) const SLOTS: usize = 32;
 /// Tokens of prompts that a step takes in, at most, beside one token of every other sequence.
-const PREFILL: usize = 96;
+pub(super) const PREFILL: usize = 96;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]

@@ -20,6 +20,7 @@ pub mod decode;
 mod error;
 pub mod layout;
 pub mod loss;
+pub mod memory;
 pub mod ops;
 pub mod optimizer;
 pub mod reference;

@@ -4,6 +4,7 @@
 //! Source: `torch.optim.AdamW` and `clip_grad_norm_` of torch 2.x; independent decay after Loshchilov and Hutter 2019
 //! in the form that Wortsman et al. 2024 use. It knows no schedule: the learning rate is an argument.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
@@ -97,6 +98,29 @@ pub struct AdamW {
     pub(super) second: Vec<f32>,
 }
 
+/// Moments and step count where they are, to be written.
+pub struct Moments<'a> {
+    /// Updates done.
+    pub(super) step: u64,
+    pub(super) first: Cow<'a, [f32]>,
+    pub(super) second: Cow<'a, [f32]>,
+}
+
+impl Moments<'_> {
+    /// Writes moments and step as safetensors (`m`, `v`, `step`).
+    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+        let n = [self.first.len()];
+        // A step count as two halves: each is exact in f32.
+        let step = [(self.step >> 20) as f32, (self.step & 0xF_FFFF) as f32];
+        let views = [
+            ("m", F32View::new(&n, &self.first)),
+            ("step", F32View::new(&[2], &step)),
+            ("v", F32View::new(&n, &self.second)),
+        ];
+        write_safetensors(path, views.into_iter())
+    }
+}
+
 /// Learning rate of one update, and the peak of its schedule (for independent decay).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
@@ -119,20 +143,7 @@ impl AdamW {
         self.step
     }
 
-    /// Writes moments and step as safetensors (`m`, `v`, `step`).
-    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let n = [self.first.len()];
-        // A step count as two halves: each is exact in f32.
-        let step = [(self.step >> 20) as f32, (self.step & 0xF_FFFF) as f32];
-        let views = [
-            ("m", F32View::new(&n, &self.first)),
-            ("step", F32View::new(&[2], &step)),
-            ("v", F32View::new(&n, &self.second)),
-        ];
-        write_safetensors(path, views.into_iter())
-    }
-
-    /// Reads what [`AdamW::save`] wrote for the same model.
+    /// Reads what [`Moments::save`] wrote for the same model.
     pub fn load(path: &Path, layout: &Layout, options: AdamWOptions) -> Result<Self, ModelError> {
         let bytes = map(path)?;
         let file = parse(path, &bytes)?;

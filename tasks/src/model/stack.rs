@@ -5,6 +5,7 @@
 
 mod layer;
 mod logits;
+pub(super) mod shape;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,11 +16,12 @@ use super::config::Config;
 use super::core::{Engine, HeadFn, Logits, Observer, Site};
 use super::error::ModelError;
 use super::layout::Layout;
-use super::ops::{Heads, Into, Matrix, Ops};
-use super::optimizer::{AdamW, AdamWOptions, Rate};
+use super::ops::{Into, Matrix, Ops};
+use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
 use super::rope::RopeTable;
-use layer::{Activations, Gradients, LayerMatrices, OnLayer, Shape};
+use layer::{Activations, Gradients, OnLayer};
 use logits::OnDevice;
+use shape::{LayerMatrices, Shape, matrix};
 
 /// What the last forward pass allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Stack<O: Ops> {
     state: State,
     /// Rows of the last forward pass.
     n: usize,
+    /// Rows of the largest so far.
+    most: usize,
     places: Option<O::Places>,
     layers: Vec<Activations<O>>,
     /// `[N, d]`: residual stream before each layer, and after the last; two that take turns if nothing is kept.
@@ -83,30 +87,13 @@ impl<O: Ops> Stack<O> {
     pub fn new(ops: O, config: &Config, weights: Vec<f32>) -> Self {
         let layout = Layout::new(config);
         assert_eq!(weights.len(), layout.len(), "weights of another model");
-        let (d, f) = (config.hidden_size, config.intermediate_size);
-        let heads = Heads {
-            heads: config.num_attention_heads,
-            groups: config.num_key_value_heads,
-            head_dim: config.head_dim,
-        };
-        let shape = Shape {
-            d,
-            f,
-            eps: config.rms_norm_eps as f32,
-            heads,
-        };
-        let layers = (0..config.num_hidden_layers).map(|layer| layout.layer(layer));
-        let matrices: Vec<LayerMatrices> = layers
-            .map(|ranges| LayerMatrices {
-                qkv: matrix(&ranges.qkv, d),
-                o: matrix(&ranges.o, heads.queries()),
-                gate_up: matrix(&ranges.gate_up, d),
-                down: matrix(&ranges.down, f),
-            })
+        let shape = Shape::of(config);
+        let matrices: Vec<LayerMatrices> = (0..shape.layers)
+            .map(|layer| LayerMatrices::of(layout.layer(layer), &shape))
             .collect();
-        let head_matrix = matrix(&layout.head(), d);
+        let head_matrix = matrix(&layout.head(), shape.d);
         let all: Vec<Matrix> = (matrices.iter())
-            .flat_map(|of| [&of.qkv, &of.o, &of.gate_up, &of.down])
+            .flat_map(LayerMatrices::all)
             .chain([&head_matrix])
             .cloned()
             .collect();
@@ -118,6 +105,7 @@ impl<O: Ops> Stack<O> {
             rope: Arc::new(RopeTable::new(config)),
             state: State::Empty,
             n: 0,
+            most: 0,
             places: None,
             layers: Vec::new(),
             streams: Vec::new(),
@@ -125,13 +113,7 @@ impl<O: Ops> Stack<O> {
             hidden: none(),
             hidden_scale: none(),
             d_hidden: none(),
-            back: Gradients {
-                stream: none(),
-                branch: none(),
-                act: none(),
-                attended: none(),
-                qkv: none(),
-            },
+            back: Gradients::new(&ops),
             head: HeadBuffers {
                 rows: none(),
                 logits: none(),
@@ -145,46 +127,52 @@ impl<O: Ops> Stack<O> {
         }
     }
 
+    /// Lets go of all rows before longer ones are made: side by side they would take twice the memory.
+    fn make_way(&mut self, rows: usize) {
+        if rows <= self.most {
+            return;
+        }
+        self.most = rows;
+        self.layers.clear();
+        self.streams.clear();
+        self.back = Gradients::new(&self.ops);
+        for buffer in [&mut self.act, &mut self.hidden, &mut self.d_hidden] {
+            *buffer = self.ops.zeros(0);
+        }
+    }
+
     fn take_batch(&mut self, batch: &Batch, keep: bool) {
         self.places = None;
+        self.make_way(batch.len());
         Arc::make_mut(&mut self.rope).extend_to(batch.longest());
         self.places = Some(self.ops.places(batch, &self.rope));
         self.n = batch.len();
         self.state = if keep { State::Kept } else { State::Hidden };
-        let (ops, n, Shape { d, f, heads, .. }) = (&self.ops, self.n, self.shape);
-        let (layers, streams) = if keep {
-            (self.matrices.len(), self.matrices.len() + 1)
-        } else {
-            (1, 2)
-        };
-        self.layers.truncate(layers);
-        self.layers.resize_with(layers, || Activations::new(ops));
-        self.streams.truncate(streams);
-        self.streams.resize_with(streams, || ops.zeros(0));
+        let (ops, n, shape) = (&self.ops, self.n, self.shape);
+        self.layers.truncate(shape.layers_held(keep));
+        self.layers
+            .resize_with(shape.layers_held(keep), || Activations::new(ops));
+        self.streams.truncate(shape.streams_held(keep));
+        self.streams
+            .resize_with(shape.streams_held(keep), || ops.zeros(0));
         for layer in &mut self.layers {
-            for (buffer, width) in [
-                (&mut layer.normed, d),
-                (&mut layer.qkv, heads.width()),
-                (&mut layer.attended, heads.queries()),
-                (&mut layer.middle, d),
-                (&mut layer.post, d),
-                (&mut layer.gate_up, 2 * f),
-            ] {
+            for (buffer, width) in layer.rows_mut().into_iter().zip(shape.kept_rows()) {
                 reserve_rows(ops, buffer, n * width);
             }
-            reserve(ops, &mut layer.normed_scale, n);
-            reserve(ops, &mut layer.post_scale, n);
-            reserve(ops, &mut layer.lse, n * heads.heads);
+            for (buffer, width) in layer.numbers_mut().into_iter().zip(shape.kept_numbers()) {
+                reserve(ops, buffer, n * width);
+            }
         }
         for stream in &mut self.streams {
-            reserve_rows(ops, stream, n * d);
+            reserve_rows(ops, stream, n * shape.d);
         }
-        reserve_rows(ops, &mut self.act, n * f);
-        reserve_rows(ops, &mut self.hidden, n * d);
+        let pass = [&mut self.act, &mut self.hidden, &mut self.d_hidden];
+        for (buffer, width) in pass.into_iter().zip(shape.pass_rows(keep)) {
+            reserve_rows(ops, buffer, n * width);
+        }
         reserve(ops, &mut self.hidden_scale, n);
         if keep {
-            reserve_rows(ops, &mut self.d_hidden, n * d);
-            ops.clear(O::view_mut(&mut self.d_hidden, 0..n * d));
+            ops.clear(O::view_mut(&mut self.d_hidden, 0..n * shape.d));
         }
     }
 
@@ -251,8 +239,11 @@ impl<O: Ops> Stack<O> {
         let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let indices = ops.indices(&indices);
         let head = &mut self.head;
-        reserve_rows(ops, &mut head.rows, n * d);
-        reserve_rows(ops, &mut head.logits, n * outputs);
+        let buffers = [&mut head.rows, &mut head.logits, &mut head.d_rows];
+        let widths = self.shape.head_rows(outputs, gradient);
+        for (buffer, width) in buffers.into_iter().zip(widths) {
+            reserve_rows(ops, buffer, n * width);
+        }
         let hidden = O::view(&self.hidden, 0..self.n * d);
         ops.gather(O::view_mut(&mut head.rows, 0..n * d), hidden, &indices);
         ops.linear(
@@ -270,7 +261,6 @@ impl<O: Ops> Stack<O> {
         if !gradient {
             return;
         }
-        reserve_rows(ops, &mut head.d_rows, n * d);
         ops.linear_dx(
             O::view_mut(&mut head.d_rows, 0..n * d),
             Into::Replace,
@@ -292,15 +282,10 @@ impl<O: Ops> Stack<O> {
     }
 
     fn backward_layers(&mut self) {
-        let (ops, n, Shape { d, f, heads, .. }) = (&self.ops, self.n, self.shape);
+        let (ops, n, d) = (&self.ops, self.n, self.shape.d);
         let back = &mut self.back;
-        for (buffer, width) in [
-            (&mut back.stream, d),
-            (&mut back.branch, d),
-            (&mut back.act, f),
-            (&mut back.attended, heads.queries()),
-            (&mut back.qkv, heads.width()),
-        ] {
+        let widths = self.shape.gradient_rows();
+        for (buffer, width) in back.rows_mut().into_iter().zip(widths) {
             reserve_rows(ops, buffer, n * width);
         }
         let places = self.places.as_ref().expect("a batch was taken");
@@ -454,17 +439,15 @@ impl<O: Ops> Engine for Stack<O> {
         Ok(norm)
     }
 
-    fn optimizer(&self) -> Option<AdamW> {
-        let all = |buffer: &O::Buffer| {
-            self.ops
-                .read(O::view(buffer, 0..O::len(buffer)))
-                .into_owned()
-        };
-        self.optimizer.as_ref().map(|optimizer| AdamW {
-            options: optimizer.options,
-            step: optimizer.step,
-            first: all(&optimizer.first),
-            second: all(&optimizer.second),
+    fn moments(&self) -> Option<(AdamWOptions, Moments<'_>)> {
+        let all = |buffer| self.ops.read(O::view(buffer, 0..O::len(buffer)));
+        self.optimizer.as_ref().map(|optimizer| {
+            let moments = Moments {
+                step: optimizer.step,
+                first: all(&optimizer.first),
+                second: all(&optimizer.second),
+            };
+            (optimizer.options, moments)
         })
     }
 }
@@ -490,13 +473,5 @@ fn reserve<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
 fn reserve_rows<O: Ops>(ops: &O, buffer: &mut O::Buffer, len: usize) {
     if O::len(buffer) < len {
         *buffer = ops.activations(len);
-    }
-}
-
-fn matrix(range: &Range<usize>, inputs: usize) -> Matrix {
-    Matrix {
-        range: range.clone(),
-        outputs: range.len() / inputs,
-        inputs,
     }
 }

@@ -129,45 +129,61 @@ impl Model {
 
     /// Writes `config.json`, `generation_config.json` and f32 weights into an existing directory.
     pub fn save(&self, directory: &Path) -> Result<(), ModelError> {
-        self.save_in_shards(directory, SHARD_BYTES)
+        save_weights(directory, &self.config, &self.layout, &self.weights)
     }
+}
 
-    fn save_in_shards(&self, directory: &Path, shard_bytes: usize) -> Result<(), ModelError> {
-        write(&directory.join("config.json"), &self.config.to_json())?;
-        if self.config.head == Head::Language {
-            let path = directory.join("generation_config.json");
-            write(&path, &self.config.generation_json())?;
-        }
-        let shards = shards(self.layout.tensors(), shard_bytes);
-        if let [all] = shards.as_slice() {
-            return self.write_shard(&directory.join("model.safetensors"), all);
-        }
-        let count = shards.len();
-        let mut map = BTreeMap::new();
-        for (index, shard) in shards.iter().enumerate() {
-            let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-            self.write_shard(&directory.join(&name), shard)?;
-            map.extend(
-                shard
-                    .iter()
-                    .map(|tensor| (tensor.name.clone(), name.clone())),
-            );
-        }
-        let total = 4 * self.weights.len();
-        let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
-        write(
-            &directory.join("model.safetensors.index.json"),
-            &format!("{index:#}\n"),
-        )
-    }
+/// See [`Model::save`]; the weights may be anybody's.
+pub(super) fn save_weights(
+    directory: &Path,
+    config: &Config,
+    layout: &Layout,
+    weights: &[f32],
+) -> Result<(), ModelError> {
+    save_in_shards(directory, config, layout, weights, SHARD_BYTES)
+}
 
-    fn write_shard(&self, path: &Path, tensors: &[&Tensor]) -> Result<(), ModelError> {
-        let views = tensors.iter().map(|tensor| {
-            let values = &self.weights[tensor.range.clone()];
-            (&tensor.name, F32View::new(&tensor.shape, values))
-        });
-        write_safetensors(path, views)
+fn save_in_shards(
+    directory: &Path,
+    config: &Config,
+    layout: &Layout,
+    weights: &[f32],
+    shard_bytes: usize,
+) -> Result<(), ModelError> {
+    write(&directory.join("config.json"), &config.to_json())?;
+    if config.head == Head::Language {
+        let path = directory.join("generation_config.json");
+        write(&path, &config.generation_json())?;
     }
+    let shards = shards(layout.tensors(), shard_bytes);
+    if let [all] = shards.as_slice() {
+        return write_shard(&directory.join("model.safetensors"), all, weights);
+    }
+    let count = shards.len();
+    let mut map = BTreeMap::new();
+    for (index, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
+        write_shard(&directory.join(&name), shard, weights)?;
+        map.extend(
+            shard
+                .iter()
+                .map(|tensor| (tensor.name.clone(), name.clone())),
+        );
+    }
+    let total = 4 * weights.len();
+    let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
+    write(
+        &directory.join("model.safetensors.index.json"),
+        &format!("{index:#}\n"),
+    )
+}
+
+fn write_shard(path: &Path, tensors: &[&Tensor], weights: &[f32]) -> Result<(), ModelError> {
+    let views = tensors.iter().map(|tensor| {
+        let values = &weights[tensor.range.clone()];
+        (&tensor.name, F32View::new(&tensor.shape, values))
+    });
+    write_safetensors(path, views)
 }
 
 /// Writes named f32 tensors with the metadata that transformers expects.
@@ -183,7 +199,7 @@ pub(super) fn write_safetensors<'a, S: AsRef<str> + Ord + std::fmt::Display>(
     })
 }
 
-/// f32 values as the little-endian bytes of a safetensors file, made when they are written.
+/// f32 values as the little-endian bytes of a safetensors file.
 pub(super) struct F32View<'a> {
     shape: Vec<usize>,
     values: &'a [f32],
@@ -208,6 +224,10 @@ impl View for F32View<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        // What lies in memory as it is written needs no copy.
+        if cfg!(target_endian = "little") {
+            return Cow::Borrowed(bytemuck::cast_slice(self.values));
+        }
         let bytes = self.values.iter().flat_map(|value| value.to_le_bytes());
         Cow::Owned(bytes.collect())
     }
@@ -394,7 +414,15 @@ mod tests {
         let model = Model::init(&config(), 3).unwrap();
         for shard_bytes in [SHARD_BYTES, 500] {
             let directory = tempfile::tempdir().unwrap();
-            model.save_in_shards(directory.path(), shard_bytes).unwrap();
+            let (
+                path,
+                Model {
+                    config,
+                    layout,
+                    weights,
+                },
+            ) = (directory.path(), &model);
+            save_in_shards(path, config, layout, weights, shard_bytes).unwrap();
             let loaded = Model::load(directory.path()).unwrap();
             assert_eq!(loaded.config, model.config);
             assert_eq!(loaded.weights, model.weights);

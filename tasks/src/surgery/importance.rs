@@ -13,7 +13,8 @@ use super::observe::{Aggregation, Aggregations, Tally};
 use super::scores::Scores;
 use crate::facts;
 use crate::formats::tokens::TokenShards;
-use crate::model::{Batch, Core, Device, Model, Site};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Device, Head, Model, Numerics, Site};
 
 /// The `importance` kind.
 pub struct Importance;
@@ -106,8 +107,13 @@ impl TaskKind for Importance {
         facts::answer(complaints, || {
             let most = (params.samples * params.seq_len) as u64;
             let there = facts::sum(known, "tokens", "tokens").map(|there| there.min(most));
+            let rows = params
+                .seq_len
+                .saturating_mul(params.micro_batch.min(params.samples));
+            let backend = facts::backend(known, Numerics::F32);
+            let memory = facts::memory(model, Head::Language, Work::Observe, rows, backend);
             facts::prediction(
-                facts::forward(model, there),
+                facts::forward(model, there, memory),
                 [("importance", facts::carried(model, &facts::SHAPE))],
             )
         })
@@ -132,14 +138,14 @@ impl TaskKind for Importance {
                 params.samples
             ));
         }
-        let scores = measure(&model, &sequences, &params, context)?;
+        let of = facts::of_config(&model.config);
+        let scores = measure(model, &sequences, &params, context)?;
         let measured = json!({
             "samples": sequences.len(),
             "tokens": sequences.iter().map(Vec::len).sum::<usize>(),
             "params": params,
         });
         scores.save(context.output("importance"), &measured)?;
-        let of = facts::of_config(&model.config);
         facts::state(
             context,
             "importance",
@@ -175,15 +181,15 @@ fn calibration(shards: &TokenShards, params: &Params) -> Result<Vec<Vec<u32>>, F
 
 /// Scores of a model over sequences, in micro-batches in order.
 fn measure(
-    model: &Model,
+    model: Model,
     sequences: &[Vec<u32>],
     params: &Params,
     context: &mut Context,
 ) -> Result<Scores, Failure> {
     let device = Device::open(context.device(), context.threads())?;
-    let mut core = Core::new(model.clone(), &device)?;
+    let mut core = Core::new(model, &device)?;
     let mut tally = Tally::new(
-        &model.config,
+        core.config(),
         Aggregations {
             sequence: params.sequence_aggregation,
             batch: params.batch_aggregation,

@@ -14,7 +14,7 @@ use kbuild_engine::runner::{AtPath, Failure};
 use kbuild_engine::store::hash_file;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdamW, AdamWOptions, Model};
+use crate::model::{AdamW, AdamWOptions, Core, Model};
 
 /// Everything that decides the rest of a run.
 pub struct Checkpoint {
@@ -38,20 +38,21 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state.json";
 
-/// Writes the state after `step` steps; when this returns, it is on disk.
+/// Writes the state of a core after `step` steps; when this returns, it is on disk.
 pub fn save(
     partial: &Path,
     environment: &str,
     step: u64,
-    model: &Model,
-    optimizer: &AdamW,
+    core: &Core,
     metrics: &str,
 ) -> Result<(), Failure> {
     let making = partial.join(format!("step-{step}.making"));
     remove(&making)?;
     std::fs::create_dir_all(&making).at(&making)?;
-    model.save(&making)?;
-    optimizer.save(&making.join(OPTIMIZER))?;
+    core.save(&making)?;
+    if let Some(moments) = core.moments() {
+        moments.save(&making.join(OPTIMIZER))?;
+    }
     let path = making.join(METRICS);
     std::fs::write(&path, metrics).at(&path)?;
     let state = State {

@@ -39,6 +39,12 @@ impl Reading {
         (self.tokens_per_step / self.seq_len).max(1) as u64
     }
 
+    /// Tokens of the largest micro-batch.
+    pub fn micro_batch(&self) -> usize {
+        let fit = (self.micro_batch_tokens / self.seq_len).max(1) as u64;
+        fit.min(self.rows_per_step()).min(self.rows()) as usize * self.seq_len
+    }
+
     pub fn steps(&self) -> u64 {
         self.rows().div_ceil(self.rows_per_step())
     }

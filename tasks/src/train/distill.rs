@@ -16,8 +16,9 @@ use super::pretrain::{corpus_complaints, note_epochs, steps, tokens_read};
 use super::steps::{self, write_metrics};
 use super::token_objective::{Teacher, TokenLoss, TokenObjective};
 use crate::facts;
-use crate::model::Core;
 use crate::model::loss::Distillation;
+use crate::model::memory::{Held, Work, held, kept_logits};
+use crate::model::{Core, Head};
 
 pub struct Distill;
 
@@ -101,6 +102,21 @@ impl Params {
     }
 }
 
+/// A student that is trained, a teacher that is read, and the logits that it hands over.
+fn memory(params: &Params, known: &Known<'_>, reading: &Reading) -> Option<Held> {
+    let (rows, backend) = (
+        reading.micro_batch(),
+        facts::backend(known, params.numerics),
+    );
+    let config = |port| facts::to_config(known.one(port)?, Head::Language);
+    let (student, teacher) = (config("student")?, config("teacher")?);
+    Some(
+        held(&student, Work::Train, rows, backend)
+            .beside(held(&teacher, Work::Read, rows, backend))
+            .beside(kept_logits(&teacher, rows, backend)),
+    )
+}
+
 impl TaskKind for Distill {
     const NAME: &'static str = "distill";
     const VERSION: u32 = 2;
@@ -151,7 +167,9 @@ impl TaskKind for Distill {
         facts::answer(complaints, || {
             let student = known.one("student").cloned().unwrap_or_default();
             let tokens = Some(tokens_read(&reading));
-            let cost = facts::training(&student, tokens, known.one("teacher"));
+            let teacher = known.one("teacher");
+            let memory = memory(params, known, &reading);
+            let cost = facts::training(&student, tokens, teacher, memory);
             let outputs = [("model", student), ("metrics", steps(&reading))];
             facts::prediction(cost, outputs)
         })
@@ -188,7 +206,7 @@ impl TaskKind for Distill {
         let mut objective = TokenObjective { source, loss };
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
 }

@@ -15,7 +15,8 @@ use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, pr
 use super::records::TokenPair;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::Core;
+use crate::model::memory::Work;
+use crate::model::{Core, Head};
 
 pub struct Dpo;
 
@@ -154,7 +155,15 @@ impl TaskKind for Dpo {
             let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
             let pairs = facts::sum(known, "pairs", "pairs");
             let steps = facts::steps(pairs, params.pairs_per_step, params.epochs);
-            let cost = facts::training(&model, tokens, None);
+            let rows = pair_batch::largest(
+                known,
+                params.micro_batch_tokens,
+                Some(params.pairs_per_step),
+            );
+            let backend = facts::backend(known, params.numerics);
+            let memory = facts::memory(Some(&model), Head::Language, Work::Train, rows, backend);
+            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])
         })
     }
@@ -189,7 +198,7 @@ impl TaskKind for Dpo {
         let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
 }

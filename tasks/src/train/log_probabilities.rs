@@ -17,7 +17,8 @@ use super::pair_batch::{self, PairBatch, groups};
 use super::params::Numerics;
 use super::steps;
 use crate::facts;
-use crate::model::Core;
+use crate::model::memory::Work;
+use crate::model::{Core, Head};
 
 pub struct LogProbabilities;
 
@@ -118,7 +119,12 @@ impl TaskKind for LogProbabilities {
         }
         facts::answer(complaints, || {
             let tokens = facts::sum(known, "pairs", "tokens");
-            let cost = facts::forward(known.one("model"), tokens);
+            let model = known.one("model");
+            let rows = pair_batch::largest(known, params.micro_batch_tokens, None);
+            let backend = facts::backend(known, params.numerics);
+            let memory = facts::memory(model, Head::Language, Work::Read, rows, backend);
+            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let cost = facts::forward(model, tokens, memory);
             let sums = facts::carried(known.one("pairs"), &["pairs"]);
             facts::prediction(cost, [("log-probabilities", sums)])
         })

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{Config, Model};
+use crate::model::{Config, Core, Model};
 
 /// Loads a model and says where it came from if that fails.
 pub fn load(artifact: &Artifact) -> Result<Model, Failure> {
@@ -42,17 +42,17 @@ pub fn check_vocab(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), Fai
     }
 }
 
-/// Writes a model with its tokenizer to `port`, and states its facts.
+/// Writes a trained model with its tokenizer to `port`, and states its facts.
 pub fn save(
     context: &mut Context,
     port: &str,
-    model: &Model,
+    core: &Core,
     tokenizer: &Tokenizer,
 ) -> Result<(), Failure> {
     let directory = context.output(port).to_owned();
-    model.save(&directory)?;
+    core.save(&directory)?;
     tokenizer.copy_to(&directory)?;
-    facts::state(context, port, &facts::of_config(&model.config));
+    facts::state(context, port, &facts::of_config(core.config()));
     context.fact(port, "vocab", tokenizer.digest().to_hex());
     Ok(())
 }

@@ -5,11 +5,14 @@
 
 use std::ops::Range;
 
+use kbuild_engine::kind::Known;
 use kbuild_engine::runner::Failure;
 
 use super::order::permutation;
 use super::records::{self, TokenPair};
 use super::steps::micro_batches;
+use crate::facts;
+use crate::model::memory::Held;
 use crate::model::{Batch, Config, Core};
 
 /// Pairs in the order chosen, rejected, chosen, rejected, …
@@ -87,6 +90,33 @@ pub fn read(
     let longest = pairs.iter().map(length).max().unwrap_or(0);
     super::model_files::check_length(config, longest, "the longest pair")?;
     Ok(pairs)
+}
+
+/// Tokens of the largest micro-batch of the pairs on a port, as far as is known of them; a pair that is longer than
+/// `limit` is alone.
+pub fn largest(known: &Known<'_>, limit: usize, per_step: Option<usize>) -> usize {
+    let pairs = known.many("pairs").iter();
+    let longest = pairs.filter_map(|(_, facts)| facts::size(facts, "max_length"));
+    // Both sequences of a pair.
+    let longest = longest.max().map(|length| length.saturating_mul(2));
+    let step = per_step
+        .zip(longest)
+        .map(|(pairs, longest)| longest.saturating_mul(pairs));
+    let there = facts::sum_at_most(known, "pairs", "tokens").map(|tokens| tokens as usize);
+    let most = limit.max(longest.unwrap_or(0));
+    [step, there]
+        .into_iter()
+        .flatten()
+        .fold(most, |least, bound| least.min(bound))
+}
+
+/// What pairs take that were read: four bytes a token, where it is known how many there are.
+pub fn held(known: &Known<'_>) -> Held {
+    let tokens = facts::sum_at_most(known, "pairs", "tokens").unwrap_or(0);
+    Held {
+        lasting: size_of::<u32>() as u64 * tokens,
+        passing: 0,
+    }
 }
 
 /// Which pairs each step reads: epochs of shuffled pairs, the last step of an epoch with what is left.

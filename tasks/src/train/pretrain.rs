@@ -16,7 +16,8 @@ use super::steps::{self, write_metrics};
 use super::token_objective::{TokenLoss, TokenObjective};
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{AdamW, Config, Model};
+use crate::model::memory::Work;
+use crate::model::{AdamW, Config, Core, Head, Model};
 
 pub struct Pretrain;
 
@@ -175,7 +176,14 @@ impl TaskKind for Pretrain {
                 model.set_fact("vocab", vocab);
             }
             let tokens = Some(tokens_read(&reading));
-            let mut cost = facts::training(&model, tokens, None);
+            let memory = facts::memory(
+                Some(&model),
+                Head::Language,
+                Work::Train,
+                reading.micro_batch(),
+                facts::backend(known, params.numerics),
+            );
+            let mut cost = facts::training(&model, tokens, None, memory);
             if params.save_state {
                 // The model, and both moments of it.
                 cost.disk_bytes = cost.disk_bytes.map(|bytes| 3 * bytes);
@@ -215,11 +223,11 @@ impl TaskKind for Pretrain {
             optimizer,
             &mut objective,
         )?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)?;
-        let model = facts::of_config(&trained.model.config);
+        let model = facts::of_config(trained.core.config());
         facts::state(context, "state", &state_facts(&model, params.save_state));
-        write_state(context, params.save_state, &trained.optimizer)
+        write_state(context, params.save_state, &trained.core)
     }
 }
 
@@ -425,10 +433,10 @@ pub fn note_epochs(context: &mut Context, corpus: &Corpus) {
     }
 }
 
-fn write_state(context: &Context, wanted: bool, optimizer: &AdamW) -> Result<(), Failure> {
+fn write_state(context: &Context, wanted: bool, core: &Core) -> Result<(), Failure> {
     let path = context.output("state");
-    if wanted {
-        return Ok(optimizer.save(path)?);
+    if let Some(moments) = core.moments().filter(|_| wanted) {
+        return Ok(moments.save(path)?);
     }
     let empty: [(&str, safetensors::tensor::TensorView<'_>); 0] = [];
     safetensors::serialize_to_file(empty, None, path)

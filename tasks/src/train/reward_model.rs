@@ -16,7 +16,8 @@ use super::records::TokenPair;
 use super::reward_loss::bradley_terry;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::{Batch, Core};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Head};
 
 pub struct RewardModel;
 
@@ -116,7 +117,15 @@ impl TaskKind for RewardModel {
             let tokens = tokens.map(|tokens| tokens * params.epochs as u64);
             let pairs = facts::sum(known, "pairs", "pairs");
             let steps = facts::steps(pairs, params.pairs_per_step, params.epochs);
-            let cost = facts::training(&model, tokens, None);
+            let rows = pair_batch::largest(
+                known,
+                params.micro_batch_tokens,
+                Some(params.pairs_per_step),
+            );
+            let backend = facts::backend(known, params.numerics);
+            let memory = facts::memory(Some(&model), Head::Score, Work::Train, rows, backend);
+            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])
         })
     }
@@ -134,11 +143,12 @@ impl TaskKind for RewardModel {
             return Err(Failure::input("there are no pairs to learn from"));
         }
         let model = trunk.with_score_head(params.seed)?;
+        drop(trunk);
         let mut objective = Rewards::new(&params, pairs);
         let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_metrics(context, &trained.metrics)
     }
 }

@@ -19,8 +19,9 @@ use crate::facts;
 use crate::formats::chat::Conversation;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::decode::Decoder;
+use crate::model::memory::decoding;
 use crate::model::sampler::Sampling;
-use crate::model::{Finish, GenerateOptions, Generated, Numerics};
+use crate::model::{Finish, GenerateOptions, Generated, Head, Numerics};
 
 pub struct Sample;
 
@@ -142,8 +143,13 @@ impl TaskKind for Sample {
                 samples.set("prompts", prompts);
                 samples.set("responses", prompts * params.k as u64);
             }
-            // Responses are as long as the model makes them.
-            facts::prediction(facts::forward(model, None), [("samples", samples)])
+            // Responses are as long as the model makes them, and threads as many as the machine gives: the least is told.
+            let config = model.and_then(|model| facts::to_config(model, Head::Language));
+            let sequences = params.k.saturating_mul(prompts.unwrap_or(1) as usize);
+            let positions = params.max_new_tokens.unwrap_or(0);
+            let memory = config.map(|config| decoding(&config, sequences, positions));
+            let cost = facts::forward(model, None, memory);
+            facts::prediction(cost, [("samples", samples)])
         })
     }
 

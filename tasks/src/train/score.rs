@@ -1,6 +1,6 @@
 //! `score`: a number for every sampled response, from a reward model or from the program's own check of the answer.
 
-use kbuild_engine::facts::Prediction;
+use kbuild_engine::facts::{Cost, Prediction};
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
 use schemars::JsonSchema;
@@ -12,7 +12,8 @@ use super::reward_model::rewards;
 use super::steps::{self, micro_batches};
 use crate::facts;
 use crate::measure::gold;
-use crate::model::{Batch, Core, Numerics};
+use crate::model::memory::Work;
+use crate::model::{Batch, Core, Head, Numerics};
 
 pub struct Score;
 
@@ -91,7 +92,7 @@ impl TaskKind for Score {
         }
         facts::answer(complaints, || {
             let cost = match params.scorer {
-                Scorer::RewardModel => facts::forward(known.one("reward-model"), None),
+                Scorer::RewardModel => reading(params, known),
                 Scorer::Gold => facts::without_a_model(),
             };
             let scores = facts::carried(known.one("samples"), &["prompts", "responses"]);
@@ -132,6 +133,22 @@ impl TaskKind for Score {
         context.fact("scores", "responses", lines.len());
         Ok(())
     }
+}
+
+/// Cost of a reward model that reads; how long responses are is not known.
+fn reading(params: &Params, known: &Known<'_>) -> Cost {
+    let model = known.one("reward-model");
+    let positions = model.and_then(|model| facts::size(model, "max_position_embeddings"));
+    let responses = known
+        .one("samples")
+        .and_then(|facts| facts::size(facts, "responses"));
+    let most = positions
+        .zip(responses)
+        .map(|(length, n)| length.saturating_mul(n));
+    let rows = params.micro_batch_tokens.min(most.unwrap_or(usize::MAX));
+    let backend = facts::backend(known, Numerics::F32);
+    let memory = facts::memory(model, Head::Score, Work::Read, rows, backend);
+    facts::forward(model, None, memory)
 }
 
 /// Every response in order, as `(prompt, number)`.

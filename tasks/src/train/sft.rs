@@ -19,6 +19,8 @@ use crate::facts;
 use crate::formats::chat::Conversation;
 use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
+use crate::model::Head;
+use crate::model::memory::Work;
 
 pub struct Sft;
 
@@ -134,7 +136,14 @@ impl TaskKind for Sft {
         facts::answer(complaints, || {
             let model = known.one("model").cloned().unwrap_or_default();
             // How many tokens conversations have is known to the tokenizer alone.
-            let cost = facts::training(&model, None, None);
+            let memory = facts::memory(
+                Some(&model),
+                Head::Language,
+                Work::Train,
+                params.micro_batch(),
+                facts::backend(known, params.numerics),
+            );
+            let cost = facts::training(&model, None, None, memory);
             let nothing = Facts::default();
             let outputs = [
                 ("model", model),
@@ -170,7 +179,7 @@ impl TaskKind for Sft {
         let device = steps::device(context, params.numerics)?;
         let training = params.training();
         let trained = steps::train(context, &training, &device, model, None, &mut objective)?;
-        model_files::save(context, "model", &trained.model, &tokenizer)?;
+        model_files::save(context, "model", &trained.core, &tokenizer)?;
         write_report(context.output("report"), &report)?;
         write_metrics(context, &trained.metrics)
     }
@@ -186,6 +195,16 @@ impl Params {
             micro_batch_tokens: self.micro_batch_tokens,
             seed: self.seed,
         }
+    }
+
+    /// Tokens of the largest micro-batch, where there is much to read: packed rows are full, others end where they do.
+    fn micro_batch(&self) -> usize {
+        let (limit, row) = (self.micro_batch_tokens, self.max_length.unwrap_or(0).max(1));
+        let fit = match self.packing {
+            Packing::None => limit.max(row),
+            _ => (limit / row).max(1) * row,
+        };
+        fit.min(self.rows_per_step.saturating_mul(row))
     }
 
     /// True where a row may hold a part of a conversation.

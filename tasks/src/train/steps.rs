@@ -37,10 +37,9 @@ pub struct StepReport {
     pub extra: BTreeMap<&'static str, f64>,
 }
 
-/// A finished run.
+/// A finished run: the model and its optimiser stay where they were trained, so that nothing is there twice.
 pub struct Trained {
-    pub model: Model,
-    pub optimizer: AdamW,
+    pub core: Core,
     /// The lines of the metrics artifact.
     pub metrics: String,
 }
@@ -75,8 +74,7 @@ pub fn train(
     context.progress(total, total, "tokens");
     checkpoint::clear(context.partial())?;
     Ok(Trained {
-        model: run.core.model(),
-        optimizer: run.optimizer(),
+        core: run.core,
         metrics: run.metrics,
     })
 }
@@ -110,6 +108,7 @@ impl<'a> Run<'a> {
         let (model, optimizer, metrics, step) = match found {
             Some(found) => {
                 context.note(format!("continues after step {}", found.step));
+                drop((model, optimizer));
                 (found.model, found.optimizer, found.metrics, found.step)
             }
             None => {
@@ -126,10 +125,6 @@ impl<'a> Run<'a> {
             metrics,
             step,
         })
-    }
-
-    fn optimizer(&self) -> AdamW {
-        self.core.optimizer().expect("started with the run")
     }
 
     fn one_step(
@@ -177,8 +172,7 @@ impl<'a> Run<'a> {
             context.partial(),
             &self.environment,
             self.step,
-            &self.core.model(),
-            &self.optimizer(),
+            &self.core,
             &self.metrics,
         )?;
         context.checkpoint(self.step);

@@ -258,6 +258,7 @@ pub fn predict(
     let mut known = Known {
         task: kind,
         inputs: BTreeMap::new(),
+        on_gpu: false,
     };
     for (port, facts) in inputs {
         let bound = known.inputs.entry((*port).to_owned()).or_default();

@@ -11,7 +11,7 @@ pub mod libraries;
 mod ops;
 mod places;
 
-pub use blas::Element;
+pub use blas::{Element, WORKSPACE};
 pub use driver::{Card, Gpu, cards, obstacle, version};
 pub use ops::{Cuda, WIDEST_HEAD};
 

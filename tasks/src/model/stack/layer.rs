@@ -2,24 +2,9 @@
 
 use std::ops::Range;
 
+use super::shape::{LayerMatrices, Shape};
 use crate::model::layout::LayerRanges;
-use crate::model::ops::{Heads, Into, Matrix, Ops};
-
-/// Widths of one model's rows.
-#[derive(Clone, Copy)]
-pub struct Shape {
-    pub d: usize,
-    pub f: usize,
-    pub eps: f32,
-    pub heads: Heads,
-}
-
-pub struct LayerMatrices {
-    pub qkv: Matrix,
-    pub o: Matrix,
-    pub gate_up: Matrix,
-    pub down: Matrix,
-}
+use crate::model::ops::{Into, Matrix, Ops};
 
 /// What a forward pass leaves behind of one layer. `N` rows each.
 pub struct Activations<O: Ops> {
@@ -69,6 +54,47 @@ impl<O: Ops> Activations<O> {
             gate_up: none(),
         }
     }
+
+    /// In the order of [`Shape::kept_rows`].
+    pub fn rows_mut(&mut self) -> [&mut O::Buffer; 6] {
+        [
+            &mut self.normed,
+            &mut self.qkv,
+            &mut self.attended,
+            &mut self.middle,
+            &mut self.post,
+            &mut self.gate_up,
+        ]
+    }
+
+    /// In the order of [`Shape::kept_numbers`].
+    pub fn numbers_mut(&mut self) -> [&mut O::Buffer; 3] {
+        [&mut self.normed_scale, &mut self.post_scale, &mut self.lse]
+    }
+}
+
+impl<O: Ops> Gradients<O> {
+    pub fn new(ops: &O) -> Self {
+        let none = || ops.zeros(0);
+        Self {
+            stream: none(),
+            branch: none(),
+            act: none(),
+            attended: none(),
+            qkv: none(),
+        }
+    }
+
+    /// In the order of [`Shape::gradient_rows`].
+    pub fn rows_mut(&mut self) -> [&mut O::Buffer; 5] {
+        [
+            &mut self.stream,
+            &mut self.branch,
+            &mut self.act,
+            &mut self.attended,
+            &mut self.qkv,
+        ]
+    }
 }
 
 /// One layer of a pass over `n` rows.
@@ -108,7 +134,9 @@ impl<O: Ops> OnLayer<'_, O> {
         input: &O::Buffer,
     ) {
         let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
-        let Shape { d, f, eps, heads } = self.shape;
+        let Shape {
+            d, f, eps, heads, ..
+        } = self.shape;
         ops.rms_norm(
             self.all_mut(&mut kept.normed, d),
             self.all_mut(&mut kept.normed_scale, 1),

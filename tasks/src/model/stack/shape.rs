@@ -1,0 +1,103 @@
+//! How wide the buffers of a model are: the one table that the stack reserves from and that `memory` adds up.
+//!
+//! It knows no values and no device.
+
+use std::ops::Range;
+
+use crate::model::config::Config;
+use crate::model::layout::LayerRanges;
+use crate::model::ops::{Heads, Matrix};
+
+/// Widths of one model's rows.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub layers: usize,
+    pub d: usize,
+    pub f: usize,
+    pub eps: f32,
+    pub heads: Heads,
+}
+
+impl Shape {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            layers: config.num_hidden_layers,
+            d: config.hidden_size,
+            f: config.intermediate_size,
+            eps: config.rms_norm_eps as f32,
+            heads: Heads {
+                heads: config.num_attention_heads,
+                groups: config.num_key_value_heads,
+                head_dim: config.head_dim,
+            },
+        }
+    }
+
+    /// Layers whose activations are there at the same time: all where backward follows, else one that all share.
+    pub fn layers_held(&self, keep: bool) -> usize {
+        if keep { self.layers } else { 1 }
+    }
+
+    /// Residual streams `[N, d]`: before each layer and after the last, or two that take turns.
+    pub fn streams_held(&self, keep: bool) -> usize {
+        if keep { self.layers + 1 } else { 2 }
+    }
+
+    /// Rows that a forward pass leaves behind of each layer that is held.
+    pub fn kept_rows(&self) -> [usize; 6] {
+        let (d, f, heads) = (self.d, self.f, self.heads);
+        [d, heads.width(), heads.queries(), d, d, 2 * f]
+    }
+
+    /// Numbers of a row beside them, always f32.
+    pub fn kept_numbers(&self) -> [usize; 3] {
+        [1, 1, self.heads.heads]
+    }
+
+    /// Rows that a pass has once: input of the last product of a layer, hidden states, their gradient.
+    pub fn pass_rows(&self, keep: bool) -> [usize; 3] {
+        [self.f, self.d, if keep { self.d } else { 0 }]
+    }
+
+    /// Rows of gradients on their way back.
+    pub fn gradient_rows(&self) -> [usize; 5] {
+        let (d, f, heads) = (self.d, self.f, self.heads);
+        [d, d, f, heads.queries(), heads.width()]
+    }
+
+    /// Rows of a chunk at a head with so many outputs.
+    pub fn head_rows(&self, outputs: usize, gradient: bool) -> [usize; 3] {
+        [self.d, outputs, if gradient { self.d } else { 0 }]
+    }
+}
+
+/// The matrices of one layer.
+pub struct LayerMatrices {
+    pub qkv: Matrix,
+    pub o: Matrix,
+    pub gate_up: Matrix,
+    pub down: Matrix,
+}
+
+impl LayerMatrices {
+    pub fn of(ranges: &LayerRanges, shape: &Shape) -> Self {
+        Self {
+            qkv: matrix(&ranges.qkv, shape.d),
+            o: matrix(&ranges.o, shape.heads.queries()),
+            gate_up: matrix(&ranges.gate_up, shape.d),
+            down: matrix(&ranges.down, shape.f),
+        }
+    }
+
+    pub fn all(&self) -> [&Matrix; 4] {
+        [&self.qkv, &self.o, &self.gate_up, &self.down]
+    }
+}
+
+pub fn matrix(range: &Range<usize>, inputs: usize) -> Matrix {
+    Matrix {
+        range: range.clone(),
+        outputs: range.len() / inputs,
+        inputs,
+    }
+}
