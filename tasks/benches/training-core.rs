@@ -69,7 +69,9 @@ fn main() -> Result<(), String> {
         shapes = SHAPES.to_vec();
     }
     if let Some(rows) = option("--rows") {
-        shapes.iter_mut().for_each(|shape| shape.rows = rows as usize);
+        shapes
+            .iter_mut()
+            .for_each(|shape| shape.rows = rows as usize);
     }
     for shape in shapes {
         let told = match what {

@@ -17,6 +17,9 @@ const FLOAT: u64 = 4;
 /// Outputs of a packed matrix are filled up to a multiple of this, or of less, whatever the instruction set.
 const PANEL: usize = 32;
 
+/// Bytes that the threads of a small processor work in: strips of products, scores of attention.
+const SCRATCH: u64 = 1 << 20;
+
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -68,22 +71,17 @@ pub fn held(config: &Config, work: Work, rows: usize, backend: Backend) -> Held 
     let parameters = FLOAT * config.parameter_count();
     // Gradients and both moments.
     let state = if work == Work::Train { 3 } else { 0 };
-    let rows_of = |width: usize| backend.bytes() * (rows * width) as u64;
     let activations = activations(&shape, matrices.head.outputs, work, rows, chunk);
-    let lasting = (1 + state) * parameters + activations.bytes(backend);
-    match (backend, work) {
-        (Backend::Cpu, Work::Train) => Held {
-            lasting: lasting + FLOAT * (matrices.packed() + matrices.spare(rows, chunk)),
-            passing: rows_of(shape.heads.width()),
-        },
-        (Backend::Cpu, _) => Held {
-            lasting: lasting + FLOAT * matrices.packed(),
-            passing: rows_of(shape.heads.queries()),
-        },
-        (Backend::Gpu(numerics), _) => Held {
-            lasting: lasting + WORKSPACE as u64 + copy_in(numerics, config.parameter_count()),
-            passing: 0,
-        },
+    let beside = match backend {
+        Backend::Cpu if work == Work::Train => {
+            SCRATCH + FLOAT * (matrices.packed() + matrices.spare(rows, chunk))
+        }
+        Backend::Cpu => SCRATCH + FLOAT * matrices.packed(),
+        Backend::Gpu(numerics) => WORKSPACE as u64 + copy_in(numerics, config.parameter_count()),
+    };
+    Held {
+        lasting: (1 + state) * parameters + activations.bytes(backend) + beside,
+        passing: 0,
     }
 }
 
