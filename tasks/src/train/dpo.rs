@@ -160,9 +160,8 @@ impl TaskKind for Dpo {
                 params.micro_batch_tokens,
                 Some(params.pairs_per_step),
             );
-            let backend = facts::backend(known, params.numerics);
-            let memory = facts::memory(Some(&model), Head::Language, Work::Train, rows, backend);
-            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let (head, work) = (Head::Language, Work::Train);
+            let memory = pair_batch::memory(known, Some(&model), head, work, rows, params.numerics);
             let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])
         })

@@ -121,9 +121,8 @@ impl TaskKind for LogProbabilities {
             let tokens = facts::sum(known, "pairs", "tokens");
             let model = known.one("model");
             let rows = pair_batch::largest(known, params.micro_batch_tokens, None);
-            let backend = facts::backend(known, params.numerics);
-            let memory = facts::memory(model, Head::Language, Work::Read, rows, backend);
-            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let (head, work) = (Head::Language, Work::Read);
+            let memory = pair_batch::memory(known, model, head, work, rows, params.numerics);
             let cost = facts::forward(model, tokens, memory);
             let sums = facts::carried(known.one("pairs"), &["pairs"]);
             facts::prediction(cost, [("log-probabilities", sums)])

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use kbuild_engine::facts::Facts;
 use kbuild_engine::kind::Known;
 use kbuild_engine::runner::Failure;
 
@@ -12,8 +13,8 @@ use super::order::permutation;
 use super::records::{self, TokenPair};
 use super::steps::micro_batches;
 use crate::facts;
-use crate::model::memory::Held;
-use crate::model::{Batch, Config, Core};
+use crate::model::memory::{Held, Work};
+use crate::model::{Batch, Config, Core, Head, Numerics};
 
 /// Pairs in the order chosen, rejected, chosen, rejected, …
 #[derive(Debug, Default)]
@@ -110,13 +111,23 @@ pub fn largest(known: &Known<'_>, limit: usize, per_step: Option<usize>) -> usiz
         .fold(most, |least, bound| least.min(bound))
 }
 
-/// What pairs take that were read: four bytes a token, where it is known how many there are.
-pub fn held(known: &Known<'_>) -> Held {
+/// What a model takes beside the pairs of a port, of which micro-batches have at most `rows` tokens: pairs that were read
+/// take four bytes a token, where it is known how many there are.
+pub fn memory(
+    known: &Known<'_>,
+    model: Option<&Facts>,
+    head: Head,
+    work: Work,
+    rows: usize,
+    numerics: Numerics,
+) -> Option<Held> {
     let tokens = facts::sum_at_most(known, "pairs", "tokens").unwrap_or(0);
-    Held {
+    let pairs = Held {
         lasting: size_of::<u32>() as u64 * tokens,
         passing: 0,
-    }
+    };
+    let backend = facts::backend(known, numerics);
+    Some(facts::memory(model, head, work, rows, backend)?.beside(pairs))
 }
 
 /// Which pairs each step reads: epochs of shuffled pairs, the last step of an epoch with what is left.

@@ -122,9 +122,8 @@ impl TaskKind for RewardModel {
                 params.micro_batch_tokens,
                 Some(params.pairs_per_step),
             );
-            let backend = facts::backend(known, params.numerics);
-            let memory = facts::memory(Some(&model), Head::Score, Work::Train, rows, backend);
-            let memory = memory.map(|model| model.beside(pair_batch::held(known)));
+            let (head, work) = (Head::Score, Work::Train);
+            let memory = pair_batch::memory(known, Some(&model), head, work, rows, params.numerics);
             let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])
         })

@@ -251,7 +251,7 @@ impl<'a> Piece<'a> {
         };
         // SAFETY: `whole` checked the largest index of `a`.
         let a = unsafe { self.a.add(from) };
-        if self.m <= REUSE || panels < MEETINGS {
+        if k == 0 || self.m <= REUSE || panels < MEETINGS {
             return self.columns(Rows::AsTheyAre(a), first, k);
         }
         with_strips(self.m * k, |to| {
@@ -400,6 +400,37 @@ mod tests {
                 let (a, b) = (&a[at / columns * k..], &b[at % columns * k..]);
                 let expected = (0..k).fold(0.0f32, |sum, k| a[k].mul_add(b[k], sum));
                 assert_eq!(*found, expected, "{columns} columns");
+            }
+        }
+    }
+
+    /// Whole tiles and what is left over, blocks of `k` and squares of it, on every instruction set.
+    #[test]
+    fn packed_rows_give_the_same_chains() {
+        let draw = |len| (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
+        for isa in Isa::available() {
+            for (m, n, k) in [(49, 128, 7), (61, 150, DEPTH + 3), (59, 128, 0)] {
+                let (a, b): (Vec<f32>, Vec<f32>) = (draw(m * k), draw(k * n));
+                let at = |i: usize| (0..k).map(move |j| (i, j));
+                let flat: Vec<f32> = (0..k)
+                    .flat_map(|j| (0..m).map(move |i| (i, j)))
+                    .map(|(i, j)| a[i * k + j])
+                    .collect();
+                for left in [Left::new(&a, k), Left::transposed(&flat, m)] {
+                    let mut c = vec![1.0; m * n];
+                    isa.with(|| multiply(&mut c, n, Into::Replace, left, Right::Rows(&b), k));
+                    for (place, found) in c.iter().enumerate() {
+                        let (i, j) = (place / n, place % n);
+                        let chain = |sum: f32, (i, t): (usize, usize)| {
+                            a[i * k + t].mul_add(b[t * n + j], sum)
+                        };
+                        assert_eq!(
+                            *found,
+                            at(i).fold(0.0, chain),
+                            "{isa:?}, {m} {n} {k}, at {i} {j}"
+                        );
+                    }
+                }
             }
         }
     }
