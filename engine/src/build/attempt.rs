@@ -322,10 +322,15 @@ pub fn new_receipt(
     }
 }
 
-/// Writes the receipt of the whole; from here on checkpoints serve nobody.
+/// Writes the receipt of the whole; once it lasts, checkpoints serve nobody.
 pub fn finish(job: &Job, receipt: &Receipt) -> Result<(), Failure> {
-    job.shared.store.write_receipt(receipt)?;
-    remove_tree(&job.shared.store.partial(&receipt.key));
+    let store = &job.shared.store;
+    store.write_receipt(receipt)?;
+    let partial = store.partial(&receipt.key);
+    if has_entries(&partial) {
+        store.commit()?;
+    }
+    remove_tree(&partial);
     Ok(())
 }
 

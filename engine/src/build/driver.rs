@@ -3,6 +3,7 @@
 mod temporary;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ pub async fn drive(
     let mut driver = Driver::new(prepared, presence, options, events, ended)?;
     let mut commands: VecDeque<Command> = driver.scheduler.start().into();
     let mut wanted = Stop::No;
+    let mut lasting = pin!(make_last(driver.shared.store.clone()));
+    let mut lost = None;
     loop {
         while let Some(command) = commands.pop_front() {
             commands.extend(driver.obey(command));
@@ -115,6 +118,10 @@ pub async fn drive(
         }
         tokio::select! {
             Some(ended) = attempts.recv() => commands.extend(driver.note(ended)),
+            error = &mut lasting, if lost.is_none() => {
+                lost = Some(error);
+                commands.extend(driver.scheduler.on(Event::Cancel));
+            }
             now = more(&mut stop, wanted) => {
                 if wanted == Stop::No {
                     commands.extend(driver.scheduler.on(Event::Cancel));
@@ -126,7 +133,28 @@ pub async fn drive(
             }
         }
     }
-    Ok(driver.close(begun.elapsed(), wanted != Stop::No))
+    let outcome = driver.close(begun.elapsed(), wanted != Stop::No);
+    match lost {
+        Some(error) => Err(error),
+        None => outcome,
+    }
+}
+
+/// Commits what has been kept, again and again; ends when that fails.
+async fn make_last(store: Store) -> Error {
+    /// How long finished work waits for others, so that one sync serves them all.
+    const GROUP: Duration = Duration::from_millis(100);
+    loop {
+        tokio::time::sleep(GROUP).await;
+        let store = store.clone();
+        let committed = tokio::task::spawn_blocking(move || match store.has_pending() {
+            true => store.commit(),
+            false => Ok(()),
+        });
+        if let Ok(Err(error)) = committed.await {
+            return error;
+        }
+    }
 }
 
 /// The next, stronger wish of the user.
@@ -469,7 +497,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn close(mut self, elapsed: Duration, was_asked: bool) -> Outcome {
+    fn close(mut self, elapsed: Duration, was_asked: bool) -> Result<Outcome, Error> {
         let states: BTreeMap<TaskId, State> = self
             .scheduler
             .states()
@@ -484,17 +512,18 @@ impl<'a> Driver<'a> {
             }
         }
         self.drop_spares();
+        self.shared.store.commit()?;
         self.save_memos();
         let totals = report::totals(&states, self.elsewhere.len(), elapsed);
         self.shared.events.send(BuildEvent::Done(totals.clone()));
-        Outcome {
+        Ok(Outcome {
             build: self.shared.journal.build.clone(),
             states,
             receipts: self.receipts,
             totals,
             was_asked,
             is_short: self.is_short,
-        }
+        })
     }
 
     fn save_memos(&mut self) {

@@ -45,6 +45,7 @@ impl Project {
             ..old
         };
         self.store.write_receipt(&receipt)?;
+        self.store.commit()?;
         Ok(receipt)
     }
 

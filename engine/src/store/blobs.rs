@@ -153,11 +153,6 @@ impl Store {
                 .map(|path| self.keep_file(path))
                 .collect::<Result<_, _>>()?,
         };
-        let directories = blobs.iter().filter_map(|blob| {
-            let path = self.blob_path(&blob.digest);
-            path.parent().map(Path::to_owned)
-        });
-        self.disk.sync_directories(directories)?;
         Ok(laid.content(&mut blobs.into_iter()))
     }
 
@@ -169,13 +164,21 @@ impl Store {
         }
         fs::set_permissions(path, Permissions::from_mode(0o444)).doing("protect", path)?;
         let blob = hash_file(path)?;
-        self.disk.sync_file(path)?;
         let place = self.blob_path(&blob.digest);
         if let Some(parent) = place.parent() {
             self.disk.create_directory(parent)?;
         }
-        self.disk.rename(path, &place)?;
+        match self.is_kept(&blob) {
+            true => fs::remove_file(path).doing("remove", path)?,
+            false => self.disk.rename(path, &place)?,
+        }
+        self.disk.pend(&place);
         Ok(blob)
+    }
+
+    fn is_kept(&self, blob: &Blob) -> bool {
+        fs::symlink_metadata(self.blob_path(&blob.digest)).is_ok_and(|found| found.is_file())
+            && self.verify(blob) == BlobState::Sound
     }
 
     /// Gives `path` an inode of its own.
@@ -189,11 +192,7 @@ impl Store {
     pub fn keep_bytes(&self, bytes: &[u8]) -> Result<Blob, Error> {
         let path = self.temporary();
         self.disk.write_new(&path, bytes)?;
-        let blob = self.keep_file(&path)?;
-        let place = self.blob_path(&blob.digest);
-        self.disk
-            .sync_directories(place.parent().map(Path::to_owned))?;
-        Ok(blob)
+        self.keep_file(&path)
     }
 
     /// Looks at a blob: its length always, its bytes when they may have changed since the memo saw them,
@@ -231,6 +230,8 @@ impl Store {
         }
         let state = self.verify(blob);
         if state == BlobState::Sound {
+            // A build that was killed may have left it without a sync.
+            self.disk.pend(&path);
             read(stamp, seen_ns);
         }
         state

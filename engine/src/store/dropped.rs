@@ -67,6 +67,7 @@ impl Store {
                 ..receipt
             })?;
         }
+        self.commit()?;
         let gone: Vec<&Spare> = going.spares.iter().map(|at| &spares[*at]).collect();
         for spare in &gone {
             // A task may have been built under this name with another key since.

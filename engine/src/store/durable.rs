@@ -1,25 +1,27 @@
-//! The disk below a store: every change that a receipt relies on is made here.
+//! The disk below a store: every change that a receipt relies on is made here, and is there at once for every process.
 //!
-//! Writes so that a power cut leaves either the old or the new file, never half of one. The only file that calls fsync:
-//! what is promised, and how it is batched, is decided here. A witness is told every step before it is made and may
-//! forbid it: how tests lose power and fill disks.
+//! Changes last in groups: a sync makes the disk do much that is the same for one file and for a hundred. What a power cut
+//! may have left of a group that was not committed is found to be wanting when it is read: a receipt by its checksum, a
+//! blob by its digest. So memos and seals, which save reading, are written after a commit only. The only file that calls
+//! fsync. A witness is told every step before it is made and may forbid it: how tests lose power and fill disks.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Doing, Error};
 
 /// What survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// Finished tasks stay finished.
+    /// What was committed.
     #[default]
     Full,
-    /// Survives the death of any process, not of the machine. Torn content is found by its size or digest.
+    /// Nothing for certain: only the death of any process does no harm.
     ProcessOnly,
 }
 
@@ -36,11 +38,24 @@ pub enum Step<'a> {
 /// Sees every step, in the order in which they are made.
 pub type Witness = Arc<dyn Fn(Step<'_>) -> io::Result<()> + Send + Sync>;
 
-/// The disk as a store uses it.
+/// The disk as a store uses it. Clones share what is pending.
 #[derive(Clone, Default)]
 pub struct Disk {
     pub durability: Durability,
     pub witness: Option<Witness>,
+    pending: Arc<Mutex<Group>>,
+    /// Held by who commits; true once a sync failed: nobody knows then what lasts.
+    has_failed: Arc<Mutex<bool>>,
+}
+
+/// Changes that do not last yet.
+#[derive(Default)]
+struct Group {
+    files: BTreeSet<PathBuf>,
+    /// Directories whose names are to last.
+    directories: BTreeSet<PathBuf>,
+    /// Those of the files that vouch for others, and were written by this process.
+    vouching: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Disk {
@@ -60,22 +75,14 @@ impl Disk {
         }
     }
 
-    /// Makes a directory and those above it, and lets their names last.
+    /// Makes a directory and those above it.
     pub(super) fn create_directory(&self, path: &Path) -> Result<(), Error> {
-        // One at a time: who finds a directory can rely on its name.
-        static MAKING: Mutex<()> = Mutex::new(());
-        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        self.create_below(path)
-    }
-
-    fn create_below(&self, path: &Path) -> Result<(), Error> {
         if path.is_dir() {
             return Ok(());
         }
-        let Some(parent) = path.parent() else {
-            return Ok(());
-        };
-        self.create_below(parent)?;
+        if let Some(parent) = path.parent() {
+            self.create_directory(parent)?;
+        }
         let made = self
             .tell(Step::CreateDirectory(path))
             .and_then(|()| fs::create_dir(path));
@@ -84,34 +91,8 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.doing("create", path)?,
         }
-        self.sync_directories([parent.to_owned()])
-    }
-
-    /// Makes the content of a file last.
-    pub(super) fn sync_file(&self, path: &Path) -> Result<(), Error> {
-        match self.durability {
-            Durability::Full => self
-                .tell(Step::SyncFile(path))
-                .and_then(|()| File::open(path)?.sync_data())
-                .doing("sync", path),
-            Durability::ProcessOnly => Ok(()),
-        }
-    }
-
-    /// Makes the names in these directories last, each once.
-    pub(super) fn sync_directories(
-        &self,
-        paths: impl IntoIterator<Item = PathBuf>,
-    ) -> Result<(), Error> {
-        if self.durability == Durability::ProcessOnly {
-            return Ok(());
-        }
-        let distinct: BTreeSet<PathBuf> = paths.into_iter().collect();
-        distinct.iter().try_for_each(|path| {
-            self.tell(Step::SyncDirectory(path))
-                .and_then(|()| File::open(path)?.sync_all())
-                .doing("sync", path)
-        })
+        self.pend_name(path);
+        Ok(())
     }
 
     /// Puts a file where another may be, as one step.
@@ -128,18 +109,129 @@ impl Disk {
             .doing("write", path)
     }
 
-    /// Writes `bytes` to `path`, through `temporary` on the same filesystem, as one step that lasts.
-    pub(super) fn write(&self, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    /// Writes a file that vouches for others to `path`, through `temporary` on the same filesystem, as one step. Where it
+    /// takes the place of another, it lasts before that goes.
+    pub(super) fn vouch(&self, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let lasts = || match path.exists() {
+            true => self.sync_file(temporary),
+            false => Ok(()),
+        };
         let written = self
             .write_new(temporary, bytes)
-            .and_then(|()| self.sync_file(temporary))
+            .and_then(|()| lasts())
             .and_then(|()| self.rename(temporary, path));
         if written.is_err() {
             let _ = fs::remove_file(temporary);
         }
         written?;
-        self.sync_directories(path.parent().map(Path::to_owned))
+        self.pend(path);
+        if self.durability == Durability::Full {
+            locked(&self.pending).vouching.push(path.to_owned());
+        }
+        Ok(())
     }
+
+    fn sync_file(&self, path: &Path) -> Result<(), Error> {
+        match self.durability {
+            Durability::Full => {
+                let file = File::open(path).doing("open", path)?;
+                self.sync_opened(path, &file)
+            }
+            Durability::ProcessOnly => Ok(()),
+        }
+    }
+
+    fn sync_opened(&self, path: &Path, file: &File) -> Result<(), Error> {
+        self.tell(Step::SyncFile(path))
+            .and_then(|()| file.sync_data())
+            .doing("sync", path)
+    }
+
+    /// Lets a file last from the next commit on, whoever wrote it; and its name and those of the directories between it
+    /// and the store's, which another process may have made.
+    pub(super) fn pend(&self, path: &Path) {
+        if self.durability == Durability::Full {
+            locked(&self.pending).files.insert(path.to_owned());
+            path.ancestors()
+                .take(3)
+                .for_each(|path| self.pend_name(path));
+        }
+    }
+
+    /// Lets a name last from the next commit on.
+    pub(super) fn pend_name(&self, path: &Path) {
+        if let (Durability::Full, Some(parent)) = (self.durability, path.parent()) {
+            locked(&self.pending).directories.insert(parent.to_owned());
+        }
+    }
+
+    /// Whether there is anything to commit.
+    pub(super) fn has_pending(&self) -> bool {
+        let pending = locked(&self.pending);
+        !(pending.files.is_empty() && pending.directories.is_empty())
+    }
+
+    /// Makes everything last that was changed before, by any thread. If that fails, what vouches for it goes: work is
+    /// lost, and nothing is believed that may not be there. From then on every commit fails.
+    pub(super) fn commit(&self) -> Result<(), Error> {
+        let mut has_failed = locked(&self.has_failed);
+        let group = std::mem::take(&mut *locked(&self.pending));
+        let done = match *has_failed {
+            false => self.sync(&group),
+            true => Err(io::Error::other("an earlier sync failed"))
+                .doing("sync", Path::new("what was written")),
+        };
+        if done.is_err() {
+            *has_failed = true;
+            for path in &group.vouching {
+                let _ = fs::remove_file(path);
+            }
+        }
+        done
+    }
+
+    /// The disk is given all of a lot to write before anything is waited for: then a journal that has to be written is
+    /// written once for all of them.
+    fn sync(&self, group: &Group) -> Result<(), Error> {
+        /// Files that are open at once.
+        const LOT: usize = 128;
+        let files: Vec<&PathBuf> = group.files.iter().collect();
+        for lot in files.chunks(LOT) {
+            let opened: Vec<(&PathBuf, File)> = lot
+                .iter()
+                .filter_map(|path| Some((*path, present(path).transpose()?)))
+                .map(|(path, file)| Ok((path, file.doing("open", path)?)))
+                .collect::<Result<_, Error>>()?;
+            opened.iter().for_each(|(_, file)| begin_writing(file));
+            for (path, file) in opened {
+                self.sync_opened(path, &file)?;
+            }
+        }
+        group.directories.iter().try_for_each(|path| {
+            self.tell(Step::SyncDirectory(path))
+                .and_then(|()| present(path)?.map_or(Ok(()), |directory| directory.sync_all()))
+                .doing("sync", path)
+        })
+    }
+}
+
+/// What was removed meanwhile need not last.
+fn present(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Starts to write a file's pages without waiting; that it is not supported does no harm.
+#[allow(unsafe_code)]
+fn begin_writing(file: &File) {
+    // SAFETY: the descriptor is open for as long as `file` lives; the call touches no memory of this process.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ impl Store {
             return Ok(false);
         };
         findings.iter().try_for_each(|finding| self.mend(finding))?;
+        self.commit()?;
         Ok(true)
     }
 

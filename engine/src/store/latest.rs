@@ -172,6 +172,8 @@ impl Store {
         }
         let is_last = self.last(task).is_some_and(|last| last.key == *key);
         if is_last {
+            // A build that was killed may have left its receipt without a sync.
+            self.disk.pend(&self.receipt_path(key));
             memo.note(name, stamp, *key, seen_ns);
         }
         is_last

@@ -94,6 +94,7 @@ impl Store {
         ] {
             self.disk.create_directory(&self.root.join(name))?;
         }
+        self.disk.pend_name(&self.root);
         Ok(())
     }
 
@@ -138,11 +139,22 @@ impl Store {
         Memo::load(&self.root.join("memo").join(name))
     }
 
-    /// Saves a memo that has learnt something.
+    /// Makes everything that was kept and written last, see [`durable`].
+    pub fn commit(&self) -> Result<(), Error> {
+        self.disk.commit()
+    }
+
+    /// Whether there is anything to commit.
+    pub fn has_pending(&self) -> bool {
+        self.disk.has_pending()
+    }
+
+    /// Saves a memo that has learnt something, after a commit of what it speaks of.
     pub fn save_memo(&self, name: &str, memo: &Memo) -> Result<(), Error> {
         if !memo.is_new() {
             return Ok(());
         }
+        self.commit()?;
         let directory = self.root.join("memo");
         std::fs::create_dir_all(&directory).doing("create", &directory)?;
         memo.save(&directory.join(name))

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::memo::{Memo, Stamp};
 use super::{BlobState, Store, fanned};
-use crate::artifact::{Blob, Content};
+use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::key::Manifest;
@@ -49,7 +49,7 @@ impl Store {
         }
     }
 
-    /// Writes a receipt. Its content must be kept already.
+    /// Writes a receipt. Its content must be kept already. It lasts from the next [`Store::commit`] on.
     pub fn write_receipt(&self, receipt: &Receipt) -> Result<(), Error> {
         let path = self.receipt_path(&receipt.key);
         let text = serde_json::to_string(receipt)
@@ -59,7 +59,7 @@ impl Store {
         if let Some(parent) = path.parent() {
             self.disk.create_directory(parent)?;
         }
-        self.disk.write(&self.temporary(), &path, bytes.as_bytes())
+        self.disk.vouch(&self.temporary(), &path, bytes.as_bytes())
     }
 
     /// Every receipt that parses, in the order of keys.
@@ -203,23 +203,26 @@ impl<'a> Found<'a> {
         }
     }
 
-    fn state(&self, blob: &Blob) -> BlobState {
-        let read = |stamp, seen_ns| locked(&self.read).push((blob.digest, stamp, seen_ns));
-        self.store.check_noting(blob, self.blobs, read)
-    }
-
     /// Whether everything that a receipt names is there. What is wrong with a blob that must be there, or is damaged, is
     /// an error.
     fn is_whole(&self, receipt: &Receipt) -> Result<bool, String> {
-        let mut is_whole = true;
+        let (mut is_whole, mut is_news) = (true, false);
         for blob in receipt.blobs() {
-            let state = self.state(&blob);
+            let read = |stamp, seen_ns| {
+                is_news = true;
+                locked(&self.read).push((blob.digest, stamp, seen_ns));
+            };
+            let state = self.store.check_noting(&blob, self.blobs, read);
             if state == BlobState::Missing && receipt.dropped {
                 is_whole = false;
             } else if let Some(trouble) = state.trouble() {
                 let path = self.store.blob_path(&blob.digest);
                 return Err(format!("`{}` is {trouble}", path.display()));
             }
+        }
+        if is_news {
+            // As its content: a build that was killed may have left it without a sync.
+            self.store.disk.pend(&self.store.receipt_path(&receipt.key));
         }
         Ok(is_whole)
     }

@@ -102,6 +102,7 @@ impl Store {
         grounds: Grounds,
         begun_ns: i64,
     ) -> Result<bool, Error> {
+        self.commit()?;
         let path = self.seal_path(question);
         let Some(bytes) = encode(question, answer, grounds, begun_ns) else {
             return Ok(false);

@@ -23,7 +23,7 @@ enum Done {
     SyncFile(PathBuf),
     Rename(PathBuf, PathBuf),
     SyncDirectory(PathBuf),
-    /// Not of the disk: the task of this number was said to be finished.
+    /// Not of the disk: the work of the task of this number was committed.
     Finished(usize),
 }
 
@@ -40,6 +40,8 @@ impl Trace {
         Arc::new(move |step| {
             let own = |path: &Path| path.strip_prefix(&root).unwrap().to_owned();
             trace.push(match step {
+                // The store's own name lasts.
+                Step::SyncDirectory(path) if !path.starts_with(&root) => return Ok(()),
                 Step::CreateDirectory(path) => Done::CreateDirectory(own(path)),
                 Step::Write(path, bytes) => Done::Write(own(path), bytes.to_vec()),
                 Step::SyncFile(path) => Done::SyncFile(own(path)),
@@ -66,7 +68,7 @@ fn key(task: usize) -> Digest {
     Digest::of(&task.to_le_bytes())
 }
 
-/// Does the work of a task; its files are written as a child does it, and synced by nobody.
+/// Does the work of a task; its files are written as a child does it.
 fn work(store: &Store, task: usize, trace: &Trace) -> Result<(), Error> {
     let made = texts(task).into_iter().map(|text| {
         let path = store.temporary();
@@ -89,9 +91,7 @@ fn work(store: &Store, task: usize, trace: &Trace) -> Result<(), Error> {
         accepted: None,
         dropped: false,
     };
-    store.write_receipt(&receipt)?;
-    trace.push(Done::Finished(task));
-    Ok(())
+    store.write_receipt(&receipt)
 }
 
 /// True when the store holds the result of a task. One that it says to hold must be right.
@@ -109,7 +109,7 @@ fn holds(store: &Store, task: usize) -> bool {
     true
 }
 
-/// The trace of a store that works through some tasks, some of them twice.
+/// The trace of a store that works through some tasks, some of them twice, and commits now and then.
 fn trace(seed: u64, durability: Durability) -> Vec<Done> {
     let folder = tempfile::tempdir().unwrap();
     let trace = Trace::default();
@@ -118,9 +118,43 @@ fn trace(seed: u64, durability: Durability) -> Vec<Done> {
         .with_witness(trace.witness(folder.path()));
     store.create().unwrap();
     let mut random = Seeded(seed);
+    let mut made = Vec::new();
     for _ in 0..6 {
-        work(&store, random.below(5), &trace).unwrap();
+        made.push(random.below(5));
+        work(&store, made[made.len() - 1], &trace).unwrap();
+        if random.chance(50) {
+            store.commit().unwrap();
+            let finished = made.drain(..).map(Done::Finished);
+            finished.for_each(|done| trace.push(done));
+        }
     }
+    trace.steps()
+}
+
+/// The trace of a store in which a build is killed before it commits, and of one that finds and remembers what it left.
+fn trace_of_two(seed: u64) -> Vec<Done> {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = Trace::default();
+    let open = || Store::new(folder.path()).with_witness(trace.witness(folder.path()));
+    let (killed, next) = (open(), open());
+    killed.create().unwrap();
+    let mut random = Seeded(seed);
+    let made: Vec<usize> = (0..4).map(|_| random.below(5)).collect();
+    for task in &made {
+        work(&killed, *task, &trace).unwrap();
+    }
+    let mut memo = Memo::default();
+    let nothing = Memo::default();
+    let found = Found::new(&next, &nothing);
+    for task in &made {
+        assert!(matches!(found.get(&key(*task)), Lookup::Found(_)));
+    }
+    for (digest, stamp, seen_ns) in found.into_read() {
+        memo.note(digest.to_hex().into(), stamp, digest, seen_ns);
+    }
+    next.save_memo("blobs", &memo).unwrap();
+    made.iter()
+        .for_each(|task| trace.push(Done::Finished(*task)));
     trace.steps()
 }
 
@@ -269,6 +303,43 @@ fn what_is_finished_survives_every_power_cut() {
 }
 
 #[test]
+fn what_a_killed_build_left_lasts_once_it_is_remembered() {
+    for seed in 0..3 {
+        let steps = trace_of_two(seed);
+        assert_eq!(losses(&steps, seed), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_sync_that_fails_takes_the_receipts_of_its_group_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = Trace::default();
+    let quiet = Store::new(folder.path());
+    quiet.create().unwrap();
+    work(&quiet, 0, &trace).unwrap();
+    quiet.commit().unwrap();
+    let failing = Store::new(folder.path()).with_witness(Arc::new(|step| match step {
+        Step::SyncFile(_) => Err(io::ErrorKind::Other.into()),
+        _ => Ok(()),
+    }));
+    work(&failing, 1, &trace).unwrap();
+    assert!(
+        holds(&failing, 1),
+        "there until something is known against it"
+    );
+    assert!(failing.commit().is_err());
+    assert!(!holds(&failing, 1) && holds(&failing, 0));
+    assert!(failing.commit().is_err(), "nobody knows what lasts");
+    let memo = {
+        let mut memo = Memo::default();
+        let stamp = crate::store::Stamp::of(&fs::metadata(folder.path()).unwrap());
+        memo.note("x".into(), stamp, key(1), 0);
+        memo
+    };
+    assert!(failing.save_memo("blobs", &memo).is_err());
+}
+
+#[test]
 fn without_syncs_work_may_be_lost_and_no_receipt_lies() {
     let steps = trace(1, Durability::ProcessOnly);
     assert!(losses(&steps, 1) > 0);
@@ -308,15 +379,16 @@ fn a_disk_that_is_full_at_any_write_loses_nothing() {
         let trace = Trace::default();
         let store = quick(folder.path());
         let tight = store.clone().with_witness(full_after(room));
-        let outcome = tight
-            .create()
-            .and_then(|()| (0..5).try_for_each(|task| work(&tight, task, &trace)));
-        for step in trace.steps() {
-            let is_kept = |step| match step {
-                Done::Finished(task) => holds(&store, task),
-                _ => true,
-            };
-            assert!(is_kept(step), "room for {room}");
+        let mut finished = Vec::new();
+        let outcome = tight.create().and_then(|()| {
+            (0..5).try_for_each(|task| {
+                work(&tight, task, &trace)?;
+                finished.push(task);
+                Ok(())
+            })
+        });
+        for task in finished {
+            assert!(holds(&store, task), "room for {room}");
         }
         let Err(error) = outcome else {
             assert!(room > 30, "the disk was full at {room} changes");
