@@ -6,7 +6,6 @@
 //! is written anew. Knows no tasks and no graph: whoever drops says which keys are spare.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 
 use super::Store;
@@ -76,7 +75,7 @@ impl Store {
             files.for_each(|path| remove_tree(path));
         }
         let blobs = going.blobs.into_iter();
-        let removed = blobs.filter(|(digest, _)| fs::remove_file(self.blob_path(digest)).is_ok());
+        let removed = blobs.filter(|(digest, _)| self.disk.remove(&self.blob_path(digest)).is_ok());
         Ok(Dropped {
             bytes: removed.map(|(_, size)| size).sum(),
             tasks: gone.iter().map(|spare| spare.task.clone()).collect(),
@@ -137,6 +136,8 @@ fn digests(receipts: &[Receipt]) -> impl Iterator<Item = (Digest, u64)> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::artifact::Content;
     use crate::plan::{Lookup, Receipts};
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_damage_and_a_loss_that_nobody_announced_is_one() {
+    fn damage_of_what_was_dropped_is_absence_and_a_loss_that_nobody_announced_is_one() {
         let world = World::new();
         let (damaged, lost) = (
             world.result("d", &["one", "two"]),
@@ -334,7 +335,7 @@ mod tests {
         );
         world.drop(&[&damaged]);
         fs::write(world.store.blob_path(&Digest::of(b"two")), "TWO").unwrap();
-        assert_eq!(world.look(&damaged), "unusable");
+        assert_eq!(world.look(&damaged), "dropped", "it promised no content");
         fs::remove_file(world.store.blob_path(&Digest::of(b"x"))).unwrap();
         assert_eq!(world.look(&lost), "unusable");
         assert_eq!(world.store.examine().findings.len(), 2);

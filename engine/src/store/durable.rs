@@ -32,6 +32,7 @@ pub enum Step<'a> {
     Write(&'a Path, &'a [u8]),
     SyncFile(&'a Path),
     Rename(&'a Path, &'a Path),
+    Remove(&'a Path),
     SyncDirectory(&'a Path),
 }
 
@@ -100,6 +101,12 @@ impl Disk {
         self.tell(Step::Rename(from, to))
             .and_then(|()| fs::rename(from, to))
             .doing("write", to)
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
+        self.tell(Step::Remove(path))
+            .and_then(|()| fs::remove_file(path))
+            .doing("remove", path)
     }
 
     /// Writes a file that nobody looks at yet.

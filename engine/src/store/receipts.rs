@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::memo::{Memo, Stamp};
-use super::{BlobState, Store, fanned};
+use super::{Store, fanned};
 use crate::artifact::Content;
 use crate::digest::Digest;
-use crate::error::{Doing, Error};
+use crate::error::Error;
 use crate::key::Manifest;
 use crate::plan::{Lookup, Receipts};
 use crate::receipt::{self, Receipt};
@@ -58,6 +58,10 @@ impl Store {
         let bytes = format!("{OPEN}{digest}{MIDDLE}{text}{CLOSE}");
         if let Some(parent) = path.parent() {
             self.disk.create_directory(parent)?;
+        }
+        if path.exists() {
+            // It speaks of content that comes back: not before that lasts.
+            self.commit()?;
         }
         self.disk.vouch(&self.temporary(), &path, bytes.as_bytes())
     }
@@ -114,8 +118,7 @@ impl Store {
     }
 
     pub(super) fn remove_receipt(&self, key: &Digest) -> Result<(), Error> {
-        let path = self.receipt_path(key);
-        fs::remove_file(&path).doing("remove", &path)
+        self.disk.remove(&self.receipt_path(key))
     }
 }
 
@@ -203,8 +206,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Whether everything that a receipt names is there. What is wrong with a blob that must be there, or is damaged, is
-    /// an error.
+    /// Whether everything that a receipt names is there. What is wrong with a blob that must be there is an error.
     fn is_whole(&self, receipt: &Receipt) -> Result<bool, String> {
         let (mut is_whole, mut is_news) = (true, false);
         for blob in receipt.blobs() {
@@ -213,9 +215,13 @@ impl<'a> Found<'a> {
                 locked(&self.read).push((blob.digest, stamp, seen_ns));
             };
             let state = self.store.check_noting(&blob, self.blobs, read);
-            if state == BlobState::Missing && receipt.dropped {
+            let Some(trouble) = state.trouble() else {
+                continue;
+            };
+            if receipt.dropped {
+                // Also what a power cut tore while it was made again.
                 is_whole = false;
-            } else if let Some(trouble) = state.trouble() {
+            } else {
                 let path = self.store.blob_path(&blob.digest);
                 return Err(format!("`{}` is {trouble}", path.display()));
             }
