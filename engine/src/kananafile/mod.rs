@@ -21,6 +21,7 @@ mod params;
 mod paths;
 mod plugin;
 mod problem;
+mod read;
 mod resources;
 mod schema;
 mod settings;
