@@ -3,7 +3,7 @@
 //! Knows nothing of kinds: composites are expanded later, when their ports are known.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::node::{Key, Node, Span, Val};
 use super::problem::{Report, did_you_mean};
@@ -147,7 +147,7 @@ fn variants(task: &TaskDecl, vars: &Vars, report: &Report) -> Vec<Entry> {
                     .map(|node| vars.substitute(node, &values, report))
             };
             Entry {
-                name: format!("{}{suffix}", task.name.name),
+                name: [task.name.name.as_str(), &suffix].concat(),
                 base: task.name.name.clone(),
                 span: task.name.span,
                 kind: vars.substitute(&task.kind, &values, report),
@@ -231,12 +231,12 @@ fn product(axes: &Axes) -> Vec<Variant> {
 }
 
 /// Names of tasks → the entries that they stand for: every variant by itself, and all of a matrix together.
-pub fn names(entries: &[Entry]) -> BTreeMap<String, Vec<usize>> {
-    let mut names: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+pub fn names(entries: &[Entry]) -> HashMap<&str, Vec<usize>> {
+    let mut names: HashMap<&str, Vec<usize>> = HashMap::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {
-        names.entry(entry.base.clone()).or_default().push(index);
+        names.entry(&entry.base).or_default().push(index);
         if entry.name != entry.base {
-            names.insert(entry.name.clone(), vec![index]);
+            names.insert(&entry.name, vec![index]);
         }
     }
     names
