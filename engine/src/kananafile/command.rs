@@ -90,11 +90,10 @@ pub fn resolve(draft: &Draft<'_>, report: &Report) -> Option<(Value, Executor)> 
         .map(|port| (port.name.clone(), Value::from(port.format.as_str())))
         .collect();
     let declared: Value = argv.into_iter().map(|(text, _)| text).collect();
-    let params = Map::from_iter([
-        ("argv".to_owned(), declared),
-        ("outputs".to_owned(), Value::Object(outputs)),
-    ]);
-    Some((Value::Object(params), Executor::Command(program)))
+    let mut params = Map::new();
+    params.insert("argv".to_owned(), declared);
+    params.insert("outputs".to_owned(), outputs.into());
+    Some((params.into(), Executor::Command(program)))
 }
 
 /// A program that is given by path is one of the files that decide the result.

@@ -63,11 +63,14 @@ pub fn entries(
     for (name, change) in profiles.iter().flat_map(|profile| &profile.tasks) {
         apply(tasks.to_mut(), name, change, report);
     }
-    tasks
-        .iter()
-        .filter(|task| is_allowed(&task.name, "task", reserved, report))
-        .flat_map(|task| variants(task, vars, report))
-        .collect()
+    let mut entries = Vec::with_capacity(tasks.len());
+    for task in tasks.iter() {
+        if is_allowed(&task.name, "task", reserved, report) {
+            let variants = product(&axes(task, vars, report)).into_iter();
+            entries.extend(variants.map(|variant| entry(task, &variant, vars, report)));
+        }
+    }
+    entries
 }
 
 /// Refuses names that the file system, a reference or the command line would take for something else.
@@ -137,29 +140,21 @@ fn merge(old: &mut Option<Node>, new: Option<Node>) {
     *entries = kept.chain(new.entries()).cloned().collect();
 }
 
-fn variants(task: &TaskDecl, vars: &Vars, report: &Report) -> Vec<Entry> {
-    let axes = axes(task, vars, report);
-    product(&axes)
-        .into_iter()
-        .map(|(suffix, values)| {
-            let fill = |node: &Option<Node>| {
-                node.as_ref()
-                    .map(|node| vars.substitute(node, &values, report))
-            };
-            Entry {
-                name: [task.name.name.as_str(), &suffix].concat(),
-                base: task.name.name.clone(),
-                span: task.name.span,
-                kind: vars.substitute(&task.kind, &values, report),
-                inputs: fill(&task.inputs),
-                params: fill(&task.params),
-                run: fill(&task.run),
-                protect: fill(&task.protect),
-                temporary: fill(&task.temporary),
-                outputs: fill(&task.outputs),
-            }
-        })
-        .collect()
+fn entry(task: &TaskDecl, (suffix, values): &Variant, vars: &Vars, report: &Report) -> Entry {
+    let fill = |node: &Node| vars.substitute(node, values, report);
+    let section = |node: &Option<Node>| node.as_ref().map(fill);
+    Entry {
+        name: [task.name.name.as_str(), suffix].concat(),
+        base: task.name.name.clone(),
+        span: task.name.span,
+        kind: fill(&task.kind),
+        inputs: section(&task.inputs),
+        params: section(&task.params),
+        run: section(&task.run),
+        protect: section(&task.protect),
+        temporary: section(&task.temporary),
+        outputs: section(&task.outputs),
+    }
 }
 
 fn axes(task: &TaskDecl, vars: &Vars, report: &Report) -> Axes {

@@ -70,7 +70,8 @@ enum Item {
 enum Open<'t> {
     Array {
         start: usize,
-        items: Vec<Node>,
+        /// Index of its first item.
+        first: usize,
     },
     Table {
         start: usize,
@@ -90,6 +91,8 @@ struct Reader<'t> {
     path: Vec<Name<'t>>,
     /// Innermost last; the first is the table of the last header.
     open: Vec<Open<'t>>,
+    /// What is in the open arrays so far, those of the innermost last.
+    items: Vec<Node>,
     header: usize,
 }
 
@@ -102,6 +105,7 @@ impl<'t> Reader<'t> {
             positions: HashMap::new(),
             path: Vec::new(),
             open: Vec::new(),
+            items: Vec::new(),
             header: 0,
         };
         let table = reader.add(Span::new(file, 0..0), Defined::Itself);
@@ -157,8 +161,13 @@ impl<'t> Reader<'t> {
     }
 
     /// The table that a path leads to, which is made where it is not there yet; `None` if a value is in the way.
-    fn descend(&mut self, mut table: usize, path: Vec<Name<'t>>, by: Defined) -> Option<usize> {
-        for name in path {
+    fn descend(
+        &mut self,
+        mut table: usize,
+        path: &mut Vec<Name<'t>>,
+        by: Defined,
+    ) -> Option<usize> {
+        for name in path.drain(..) {
             let Some(position) = self.position(table, &name.text) else {
                 let below = self.add(name.span, by);
                 self.insert(table, name, Item::Table(below));
@@ -186,12 +195,20 @@ impl<'t> Reader<'t> {
         Some(table)
     }
 
-    /// The table that a key belongs to, and its last part; `None` if it must not stand here.
-    fn slot(&mut self, table: usize) -> Option<(usize, Name<'t>)> {
+    /// The table that the last part of the key belongs to, and that part; `None` if something is in the way.
+    fn parent(&mut self, table: usize, by: Defined) -> Option<(usize, Name<'t>)> {
+        let name = self.path.pop().filter(|_| self.path.len() < DEEPEST)?;
         let mut path = std::mem::take(&mut self.path);
-        let name = path.pop().filter(|_| path.len() < DEEPEST)?;
-        let is_dotted = !path.is_empty();
-        let table = self.descend(table, path, Defined::Dotted)?;
+        let table = self.descend(table, &mut path, by);
+        // Its memory serves the next key.
+        self.path = path;
+        Some((table?, name))
+    }
+
+    /// Where the value of the key goes; `None` if it must not stand here.
+    fn slot(&mut self, table: usize) -> Option<(usize, Name<'t>)> {
+        let is_dotted = self.path.len() > 1;
+        let (table, name) = self.parent(table, Defined::Dotted)?;
         let is_closed = is_dotted && self.tables[table].defined == Defined::Itself;
         let is_new = self.position(table, &name.text).is_none();
         (is_new && !is_closed).then_some((table, name))
@@ -199,9 +216,7 @@ impl<'t> Reader<'t> {
 
     /// Begins the table of a header; `None` if it must not stand here.
     fn begin(&mut self, span: Span, is_array: bool) -> Option<()> {
-        let mut path = std::mem::take(&mut self.path);
-        let name = path.pop().filter(|_| path.len() < DEEPEST)?;
-        let parent = self.descend(ROOT, path, Defined::Header)?;
+        let (parent, name) = self.parent(ROOT, Defined::Header)?;
         let table = match self.position(parent, &name.text) {
             None => {
                 let table = self.add(span, Defined::Itself);
@@ -246,7 +261,7 @@ impl<'t> Reader<'t> {
 
     fn put(&mut self, node: Node) {
         match self.open.last_mut() {
-            Some(Open::Array { items, .. }) => items.push(node),
+            Some(Open::Array { .. }) => self.items.push(node),
             Some(Open::Table { slot, .. }) => {
                 if let Some((table, name)) = slot.take() {
                     self.insert(table, name, Item::Value(node));
@@ -320,15 +335,15 @@ impl EventReceiver for Reader<'_> {
     }
 
     fn array_open(&mut self, span: toml_parser::Span, error: &mut dyn ErrorSink) -> bool {
-        let (start, items) = (span.start(), Vec::new());
-        self.open.push(Open::Array { start, items });
+        let (start, first) = (span.start(), self.items.len());
+        self.open.push(Open::Array { start, first });
         self.is_shallow(error)
     }
 
     fn array_close(&mut self, span: toml_parser::Span, _: &mut dyn ErrorSink) {
-        if let Some(Open::Array { start, items }) = self.close() {
+        if let Some(Open::Array { start, first }) = self.close() {
             let span = Span::new(self.file, start..span.end());
-            let value = Val::List(items.into());
+            let value = Val::List(self.items.drain(first..).collect());
             self.put(Node { span, value });
         }
     }
