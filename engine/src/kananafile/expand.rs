@@ -116,7 +116,7 @@ fn apply(tasks: &mut [TaskDecl], name: &Key, change: &Node, report: &Report) {
     let mut take = |key: &str| {
         let node = fields.remove(key)?;
         let is_flag = ["protect", "temporary"].contains(&key);
-        (is_flag || table(node, &format!("`{key}`"), report).is_some()).then(|| node.clone())
+        (is_flag || table(node, format_args!("`{key}`"), report).is_some()).then(|| node.clone())
     };
     merge(&mut task.params, take("params"));
     merge(&mut task.run, take("run"));

@@ -148,7 +148,13 @@ impl<'t> Reader<'t> {
     }
 
     fn insert(&mut self, table: usize, name: Name<'t>, item: Item) {
-        let entries = &mut self.tables[table].entries;
+        let Table {
+            entries, defined, ..
+        } = &mut self.tables[table];
+        if entries.is_empty() && *defined == Defined::Dotted {
+            // For each `params.x = …` there is such a table, and most of them hold nothing else.
+            entries.reserve_exact(1);
+        }
         entries.push((name, item));
         let first_new = match entries.len() {
             ..LARGE => return,

@@ -170,7 +170,7 @@ impl Sections<'_> {
         let Some(node) = self.fields.get(name) else {
             return Vec::new();
         };
-        table(node, &format!("`{name}`"), self.report)
+        table(node, format_args!("`{name}`"), self.report)
             .map(<[_]>::to_vec)
             .unwrap_or_default()
     }
@@ -214,7 +214,7 @@ fn profile(node: &Node, report: &Report) -> Profile {
     let fields = fields(node, &["vars", "task", "resources"], "a profile", report);
     let entries = |name: &str| {
         let node = fields.get(name)?;
-        table(node, &format!("`{name}`"), report).map(<[_]>::to_vec)
+        table(node, format_args!("`{name}`"), report).map(<[_]>::to_vec)
     };
     Profile {
         vars: entries("vars").unwrap_or_default(),
