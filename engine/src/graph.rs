@@ -246,13 +246,13 @@ impl Graph {
                 dependents[before.index()].push(id);
             }
         }
-        let mut names = groups;
-        names.extend(goals.clone());
-        names.extend(
-            ids(&tasks)
-                .zip(&tasks)
-                .map(|(id, task)| (task.name.clone(), vec![id])),
-        );
+        let mut names: BTreeMap<String, Vec<TaskId>> = ids(&tasks)
+            .zip(&tasks)
+            .map(|(id, task)| (task.name.clone(), vec![id]))
+            .collect();
+        for (name, tasks) in goals.clone().into_iter().chain(groups) {
+            names.entry(name).or_insert(tasks);
+        }
         Self {
             tasks,
             sources,

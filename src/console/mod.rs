@@ -21,7 +21,9 @@ pub mod toml;
 pub mod why;
 
 use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
 
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
 pub const BOLD: Style = Style::new().bold();
@@ -31,14 +33,27 @@ pub const RED: Style = AnsiColor::Red.on_default().bold();
 pub const YELLOW: Style = AnsiColor::Yellow.on_default();
 pub const CYAN: Style = AnsiColor::Cyan.on_default();
 
+/// Whether a stream shows styles. Where none does, nothing is made that would be dropped letter by letter.
+static SHOWS_STYLES: LazyLock<bool> = LazyLock::new(|| {
+    let stdout = AutoStream::choice(&std::io::stdout());
+    let stderr = AutoStream::choice(&std::io::stderr());
+    [stdout, stderr] != [ColorChoice::Never; 2]
+});
+
 /// Text in a style; the streams below drop the styles where they are not wanted.
 pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
-    format!("{style}{text}{style:#}")
+    match *SHOWS_STYLES {
+        true => format!("{style}{text}{style:#}"),
+        false => text.to_string(),
+    }
 }
 
 /// Prints data on stdout. A reader that has gone away (`| head`) is no error.
 pub fn data(text: &str) {
-    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+    let _ = match text.contains('\x1b') {
+        true => anstream::stdout().lock().write_all(text.as_bytes()),
+        false => std::io::stdout().lock().write_all(text.as_bytes()),
+    };
 }
 
 /// Prints data on stdout at once, for text that is streamed.

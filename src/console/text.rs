@@ -125,8 +125,9 @@ pub fn table(rows: &[Vec<String>], columns: Option<usize>) -> String {
         .map(|at| widest(at).copied().unwrap_or(0))
         .collect();
     let mut table = String::new();
+    let mut line = String::new();
     for (row, widths) in rows.iter().zip(&widths) {
-        let mut line = String::new();
+        line.clear();
         let mut missing = 0;
         for (at, cell) in row.iter().enumerate() {
             line.extend(std::iter::repeat_n(' ', missing));

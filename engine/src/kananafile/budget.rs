@@ -54,7 +54,7 @@ fn budget(
     let fields = fields(node, &["about", "tasks", "against", "flops"], &what, report);
     let string = |name: &str| {
         let node = fields.get(name)?;
-        text(node, &format!("`{name}`"), report).map(str::to_owned)
+        text(node, format_args!("`{name}`"), report).map(str::to_owned)
     };
     let words = fields
         .get("tasks")

@@ -1,6 +1,7 @@
 //! The last look: facts are carried from task to task, and what holds together becomes the graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::take;
 
 use super::composite::follow;
 use super::draft::{Draft, DraftPort, Output, Target};
@@ -11,8 +12,8 @@ use super::problem::Report;
 use crate::artifact::Shape;
 use crate::facts::{Facts, Prediction};
 use crate::graph::{
-    Binding, Device, Graph, InputPort, Origin, OutputPort, RunSettings, Source, SourceId, Task,
-    TaskId,
+    Binding, Device, Executor, Graph, InputPort, Origin, OutputPort, RunSettings, Source, SourceId,
+    Task, TaskId,
 };
 use crate::kind::{Body, Kinds, Known};
 
@@ -128,16 +129,17 @@ pub fn place_of(draft: &Draft<'_>, at: &str) -> Span {
 
 /// Turns drafts into the graph. What cannot be turned is reported; `None` if there is any.
 pub struct Assembly<'a, 'k> {
-    pub drafts: &'a [Draft<'k>],
+    pub drafts: Vec<Draft<'k>>,
     pub kinds: &'a Kinds,
     pub report: &'a Report,
     sources: Vec<Source>,
+    source_ids: HashMap<(String, Option<Shape>), SourceId>,
     ids: Vec<Option<TaskId>>,
 }
 
 impl<'a, 'k> Assembly<'a, 'k> {
     pub fn new(
-        drafts: &'a [Draft<'k>],
+        drafts: Vec<Draft<'k>>,
         checked: &Checked,
         kinds: &'a Kinds,
         report: &'a Report,
@@ -151,13 +153,14 @@ impl<'a, 'k> Assembly<'a, 'k> {
             kinds,
             report,
             sources: Vec::new(),
+            source_ids: HashMap::new(),
             ids,
         }
     }
 
     /// The task that provides an output.
     pub fn provider(&self, output: Output) -> Option<(TaskId, u32)> {
-        let (draft, port) = follow(self.drafts, output)?;
+        let (draft, port) = follow(&self.drafts, output)?;
         Some((self.ids[draft]?, u32::try_from(port).ok()?))
     }
 
@@ -190,30 +193,30 @@ impl<'a, 'k> Assembly<'a, 'k> {
         } = checked;
         let mut tasks = Vec::with_capacity(order.len());
         for index in order {
-            let prediction = std::mem::take(&mut predictions[index]);
-            tasks.push(self.task(&self.drafts[index], prediction));
+            let prediction = take(&mut predictions[index]);
+            tasks.push(self.task(index, prediction));
         }
         let tasks: Vec<Task> = tasks.into_iter().collect::<Option<_>>()?;
         let is_whole = !self.report.has_errors();
         is_whole.then(|| Graph::new(tasks, self.sources, goals, groups))
     }
 
-    fn task(&mut self, draft: &Draft<'_>, prediction: Prediction) -> Option<Task> {
-        let kind = draft.kind?;
-        let inputs: Option<Vec<InputPort>> = draft
-            .inputs
-            .iter()
-            .map(|port| self.input(draft, port))
-            .collect();
+    /// The task that a draft becomes; what only tasks need is moved out of the draft.
+    fn task(&mut self, index: usize, prediction: Prediction) -> Option<Task> {
+        let kind = self.drafts[index].kind?;
+        let inputs = take(&mut self.drafts[index].inputs).into_iter();
+        let inputs: Option<Vec<InputPort>> = inputs.map(|port| self.input(index, port)).collect();
+        let outputs = self.outputs(&self.drafts[index]);
+        let draft = &mut self.drafts[index];
         Some(Task {
-            name: draft.name.clone(),
+            name: take(&mut draft.name),
             kind: kind.name.clone(),
             version: kind.version,
-            params: draft.params.clone()?,
+            params: draft.params.take()?,
             inputs: inputs?,
-            outputs: self.outputs(draft),
-            executor: draft.executor.clone(),
-            run: draft.run.clone(),
+            outputs,
+            executor: std::mem::replace(&mut draft.executor, Executor::BuiltIn),
+            run: take(&mut draft.run),
             protect: draft.protect,
             temporary: draft.temporary,
             prediction,
@@ -221,29 +224,30 @@ impl<'a, 'k> Assembly<'a, 'k> {
         })
     }
 
-    fn input(&mut self, draft: &Draft<'_>, port: &DraftPort) -> Option<InputPort> {
-        let declared = draft.ports.find_input(&port.name)?;
+    fn input(&mut self, index: usize, port: DraftPort) -> Option<InputPort> {
+        let declared = self.drafts[index].ports.find_input(&port.name)?;
+        let (mapped, labelled) = (declared.mapped, declared.labelled);
         let shape = self.shape_of(&declared.formats);
         let mut bindings = Vec::with_capacity(port.bindings.len());
-        for binding in &port.bindings {
-            let from = match &binding.target {
+        for binding in port.bindings {
+            let from = match binding.target {
                 Target::Source(pattern) => {
-                    self.fits(pattern, shape, binding.span);
+                    self.fits(&pattern, shape, binding.span);
                     Origin::Source(self.source(pattern, shape))
                 }
                 Target::Output(output) => {
-                    let (task, port) = self.provider(*output)?;
+                    let (task, port) = self.provider(output)?;
                     Origin::Task { task, port }
                 }
                 Target::Broken => return None,
             };
-            let label = binding.label.clone();
+            let label = binding.label;
             bindings.push(Binding { label, from });
         }
         Some(InputPort {
-            name: port.name.clone(),
-            mapped: declared.mapped,
-            labelled: declared.labelled,
+            name: port.name,
+            mapped,
+            labelled,
             bindings,
         })
     }
@@ -275,16 +279,15 @@ impl<'a, 'k> Assembly<'a, 'k> {
         }
     }
 
-    fn source(&mut self, pattern: &str, shape: Option<Shape>) -> SourceId {
-        let known = |source: &Source| source.pattern == pattern && source.shape == shape;
-        let index = self.sources.iter().position(known).unwrap_or_else(|| {
-            self.sources.push(Source {
-                pattern: pattern.to_owned(),
-                shape,
-            });
-            self.sources.len() - 1
-        });
-        SourceId(u32::try_from(index).expect("fewer than 2^32 sources"))
+    fn source(&mut self, pattern: String, shape: Option<Shape>) -> SourceId {
+        let sources = &mut self.sources;
+        let add = |(pattern, shape): &(String, Option<Shape>)| {
+            let (pattern, shape) = (pattern.clone(), *shape);
+            sources.push(Source { pattern, shape });
+            SourceId(u32::try_from(sources.len() - 1).expect("fewer than 2^32 sources"))
+        };
+        let id = self.source_ids.entry((pattern, shape));
+        *id.or_insert_with_key(add)
     }
 
     fn outputs(&self, draft: &Draft<'_>) -> Vec<OutputPort> {

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::draft::Draft;
 use super::expand::{Entry, is_allowed};
@@ -13,7 +13,7 @@ use super::node::{Node, Span, Val};
 use super::paths;
 use super::plugin::check_format;
 use super::problem::{Report, did_you_mean, suggest};
-use super::schema::{fields, table, text, texts};
+use super::schema::{refuse_unknown, table, text, texts};
 use crate::graph::{Executor, Program};
 use crate::kind::{Arity, Input, Kinds, Output, Ports};
 
@@ -65,11 +65,11 @@ pub fn resolve(draft: &Draft<'_>, report: &Report) -> Option<(Value, Executor)> 
         value: Val::Table(Rc::default()),
     };
     let written = draft.written.as_ref().unwrap_or(&none);
-    let fields = fields(written, &PARAMS, "`params` of a command", report);
-    let argv = arguments(draft, fields.get("argv").copied(), report)?;
+    refuse_unknown(written, &PARAMS, "`params` of a command", report);
+    let argv = arguments(draft, written.get("argv"), report)?;
     let strings = |name: &str| -> Vec<String> {
-        let node = fields.get(name).into_iter();
-        node.flat_map(|node| texts(node, &format!("`{name}`"), report))
+        let node = written.get(name).into_iter();
+        node.flat_map(|node| texts(node, format_args!("`{name}`"), report))
             .map(|(text, _)| text)
             .collect()
     };
@@ -89,9 +89,11 @@ pub fn resolve(draft: &Draft<'_>, report: &Report) -> Option<(Value, Executor)> 
         .iter()
         .map(|port| (port.name.clone(), Value::from(port.format.as_str())))
         .collect();
-    let declared: Vec<&str> = argv.iter().map(|(text, _)| text.as_str()).collect();
-    let params = json!({ "argv": declared, "outputs": outputs });
-    Some((params, Executor::Command(program)))
+    let declared: Value = argv.into_iter().map(|(text, _)| text).collect();
+    let mut params = Map::new();
+    params.insert("argv".to_owned(), declared);
+    params.insert("outputs".to_owned(), outputs.into());
+    Some((params.into(), Executor::Command(program)))
 }
 
 /// A program that is given by path is one of the files that decide the result.
@@ -138,8 +140,8 @@ fn arguments(
         placeholders(draft, argument, *span, report);
     }
     for port in &draft.ports.outputs {
-        let placeholder = format!("{{outputs.{}}}", port.name);
-        if !argv.iter().any(|(text, _)| text.contains(&placeholder)) {
+        if !argv.iter().any(|(text, _)| names_output(text, &port.name)) {
+            let placeholder = format!("{{outputs.{}}}", port.name);
             let message = format!("no argument names the output `{}`", port.name);
             report.error(
                 node.span,
@@ -149,6 +151,16 @@ fn arguments(
         }
     }
     Some(argv)
+}
+
+/// Whether `{outputs.PORT}` is in an argument.
+fn names_output(argument: &str, port: &str) -> bool {
+    let after_brace = argument.split('{').skip(1);
+    let mut ports = after_brace.filter_map(|text| text.strip_prefix("outputs."));
+    ports.any(|text| {
+        text.strip_prefix(port)
+            .is_some_and(|text| text.starts_with('}'))
+    })
 }
 
 /// Checks every `{inputs.…}`, `{outputs.…}` and `{partial}` of an argument; other braces are the program's own.

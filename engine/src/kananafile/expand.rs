@@ -3,7 +3,7 @@
 //! Knows nothing of kinds: composites are expanded later, when their ports are known.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::node::{Key, Node, Span, Val};
 use super::problem::{Report, did_you_mean};
@@ -63,11 +63,14 @@ pub fn entries(
     for (name, change) in profiles.iter().flat_map(|profile| &profile.tasks) {
         apply(tasks.to_mut(), name, change, report);
     }
-    tasks
-        .iter()
-        .filter(|task| is_allowed(&task.name, "task", reserved, report))
-        .flat_map(|task| variants(task, vars, report))
-        .collect()
+    let mut entries = Vec::with_capacity(tasks.len());
+    for task in tasks.iter() {
+        if is_allowed(&task.name, "task", reserved, report) {
+            let variants = product(&axes(task, vars, report)).into_iter();
+            entries.extend(variants.map(|variant| entry(task, &variant, vars, report)));
+        }
+    }
+    entries
 }
 
 /// Refuses names that the file system, a reference or the command line would take for something else.
@@ -113,7 +116,7 @@ fn apply(tasks: &mut [TaskDecl], name: &Key, change: &Node, report: &Report) {
     let mut take = |key: &str| {
         let node = fields.remove(key)?;
         let is_flag = ["protect", "temporary"].contains(&key);
-        (is_flag || table(node, &format!("`{key}`"), report).is_some()).then(|| node.clone())
+        (is_flag || table(node, format_args!("`{key}`"), report).is_some()).then(|| node.clone())
     };
     merge(&mut task.params, take("params"));
     merge(&mut task.run, take("run"));
@@ -137,29 +140,21 @@ fn merge(old: &mut Option<Node>, new: Option<Node>) {
     *entries = kept.chain(new.entries()).cloned().collect();
 }
 
-fn variants(task: &TaskDecl, vars: &Vars, report: &Report) -> Vec<Entry> {
-    let axes = axes(task, vars, report);
-    product(&axes)
-        .into_iter()
-        .map(|(suffix, values)| {
-            let fill = |node: &Option<Node>| {
-                node.as_ref()
-                    .map(|node| vars.substitute(node, &values, report))
-            };
-            Entry {
-                name: format!("{}{suffix}", task.name.name),
-                base: task.name.name.clone(),
-                span: task.name.span,
-                kind: vars.substitute(&task.kind, &values, report),
-                inputs: fill(&task.inputs),
-                params: fill(&task.params),
-                run: fill(&task.run),
-                protect: fill(&task.protect),
-                temporary: fill(&task.temporary),
-                outputs: fill(&task.outputs),
-            }
-        })
-        .collect()
+fn entry(task: &TaskDecl, (suffix, values): &Variant, vars: &Vars, report: &Report) -> Entry {
+    let fill = |node: &Node| vars.substitute(node, values, report);
+    let section = |node: &Option<Node>| node.as_ref().map(fill);
+    Entry {
+        name: [task.name.name.as_str(), suffix].concat(),
+        base: task.name.name.clone(),
+        span: task.name.span,
+        kind: fill(&task.kind),
+        inputs: section(&task.inputs),
+        params: section(&task.params),
+        run: section(&task.run),
+        protect: section(&task.protect),
+        temporary: section(&task.temporary),
+        outputs: section(&task.outputs),
+    }
 }
 
 fn axes(task: &TaskDecl, vars: &Vars, report: &Report) -> Axes {
@@ -231,12 +226,12 @@ fn product(axes: &Axes) -> Vec<Variant> {
 }
 
 /// Names of tasks → the entries that they stand for: every variant by itself, and all of a matrix together.
-pub fn names(entries: &[Entry]) -> BTreeMap<String, Vec<usize>> {
-    let mut names: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+pub fn names(entries: &[Entry]) -> HashMap<&str, Vec<usize>> {
+    let mut names: HashMap<&str, Vec<usize>> = HashMap::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {
-        names.entry(entry.base.clone()).or_default().push(index);
+        names.entry(&entry.base).or_default().push(index);
         if entry.name != entry.base {
-            names.insert(entry.name.clone(), vec![index]);
+            names.insert(&entry.name, vec![index]);
         }
     }
     names

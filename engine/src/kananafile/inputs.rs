@@ -3,7 +3,7 @@
 //! `"data/*.zst"` is a source, `":task"` and `":task.port"` are outputs, a matrix stands for all its variants in
 //! order; arrays of those, or tables that give them labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::draft::{Draft, DraftBinding, DraftPort, Target};
 use super::expand::{Entry, canonical_variant};
@@ -18,7 +18,7 @@ use crate::kind::{Arity, Input, Output};
 pub struct References<'a, 'k> {
     pub drafts: &'a [Draft<'k>],
     /// Tasks and variants → drafts.
-    pub names: &'a BTreeMap<String, Vec<usize>>,
+    pub names: &'a HashMap<&'a str, Vec<usize>>,
     pub sources: &'a BTreeMap<String, source::Named>,
     pub goals: &'a [(Key, Node)],
     pub report: &'a Report,
@@ -134,48 +134,57 @@ impl References<'_, '_> {
             let help = format!("write a table: `{} = {{ label = \":task\" }}`", port.name);
             self.report.error(node.span, message, help);
         }
+        let mut found = Vec::new();
         match &node.value {
-            Val::Table(entries) => entries
-                .iter()
-                .flat_map(|(key, node)| self.reference(port, Some(&key.name), node))
-                .collect(),
-            Val::List(items) => items
-                .iter()
-                .flat_map(|item| self.reference(port, None, item))
-                .collect(),
-            _ => self.reference(port, None, node),
+            Val::Table(entries) => {
+                for (key, node) in entries.iter() {
+                    self.reference(port, Some(&key.name), node, &mut found);
+                }
+            }
+            Val::List(items) => {
+                for item in items.iter() {
+                    self.reference(port, None, item, &mut found);
+                }
+            }
+            _ => self.reference(port, None, node, &mut found),
         }
+        found
     }
 
     /// One reference: one artifact, or one for each variant.
-    fn reference(&self, port: &Input, label: Option<&str>, node: &Node) -> Vec<DraftBinding> {
+    fn reference(
+        &self,
+        port: &Input,
+        label: Option<&str>,
+        node: &Node,
+        found: &mut Vec<DraftBinding>,
+    ) {
         let broken = |label: &str| DraftBinding {
             label: label.to_owned(),
             span: node.span,
             target: Target::Broken,
         };
         let Some(reference) = text(node, "an input", self.report) else {
-            return vec![broken(label.unwrap_or_default())];
+            return found.push(broken(label.unwrap_or_default()));
         };
         let Some(name) = reference.strip_prefix(':') else {
-            return vec![self.source(reference, label, port, node.span)];
+            return found.push(self.source(reference, label, port, node.span));
         };
         if let Some(named) = self.sources.get(name) {
-            return vec![self.named_source(named, label, port, node.span)];
+            return found.push(self.named_source(named, label, port, node.span));
         }
         let Some(named) = self.find(name) else {
             self.unknown(name, node.span);
-            return vec![broken(label.unwrap_or(name))];
+            return found.push(broken(label.unwrap_or(name)));
         };
         let is_group = named.drafts.len() > 1;
         let bind = |index: &usize| {
             let target = &self.drafts[*index];
-            let variant = target
-                .name
-                .split_once('@')
-                .map_or("", |(_, variant)| variant);
             let label = match (label, named.port) {
-                (Some(label), _) if is_group => format!("{label}@{variant}"),
+                (Some(label), _) if is_group => {
+                    let variant = target.name.split_once('@');
+                    format!("{label}@{}", variant.map_or("", |(_, variant)| variant))
+                }
                 (Some(label), _) => label.to_owned(),
                 (None, Some(port)) => format!("{}.{port}", target.name),
                 (None, None) => target.name.clone(),
@@ -187,7 +196,7 @@ impl References<'_, '_> {
                 target: output.map_or(Target::Broken, |port| Target::Output((*index, port))),
             }
         };
-        named.drafts.iter().map(bind).collect()
+        found.extend(named.drafts.iter().map(bind));
     }
 
     fn source(&self, path: &str, label: Option<&str>, port: &Input, span: Span) -> DraftBinding {
@@ -242,7 +251,7 @@ impl References<'_, '_> {
     fn find<'a>(&'a self, name: &'a str) -> Option<Named<'a>> {
         let whole = |name: &str| {
             let drafts = self.names.get(name);
-            drafts.or_else(|| self.names.get(&canonical_variant(name)))
+            drafts.or_else(|| self.names.get(canonical_variant(name).as_str()))
         };
         if let Some(drafts) = whole(name) {
             return Some(Named { drafts, port: None });
@@ -263,8 +272,10 @@ impl References<'_, '_> {
             format!("`{name}` is a source, which nothing makes")
         } else {
             let task = name.split_once('.').map_or(name, |(task, _)| task);
-            let names = self.names.keys().chain(self.sources.keys());
-            did_you_mean(task, names.map(String::as_str))
+            let mut names: Vec<&str> = self.names.keys().copied().collect();
+            names.sort_unstable();
+            let sources = self.sources.keys().map(String::as_str);
+            did_you_mean(task, names.into_iter().chain(sources))
         };
         self.report.error(span, message, help);
     }

@@ -21,6 +21,7 @@ mod params;
 mod paths;
 mod plugin;
 mod problem;
+mod read;
 mod resources;
 mod schema;
 mod settings;
@@ -29,7 +30,7 @@ mod source;
 mod tests;
 mod vars;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -156,9 +157,8 @@ pub fn load(
         .map(|source| (source.pattern.as_str(), &source.facts));
     let checked = check::predict(&drafts, &facts.collect(), &report);
     resources::check(&resources, &drafts, &checked.predictions, &report);
-    let whole = loader.assemble(&drafts, checked, kinds);
     loader.warn_unused_sources(&drafts);
-    drop(drafts);
+    let whole = loader.assemble(drafts, checked, kinds);
     match whole.filter(|_| !report.has_errors()) {
         Some(Whole {
             graph,
@@ -205,7 +205,7 @@ struct Loader<'a> {
     declarations: &'a Declarations,
     vars: &'a Vars,
     entries: &'a [Entry],
-    names: BTreeMap<String, Vec<usize>>,
+    names: HashMap<&'a str, Vec<usize>>,
     sources: &'a BTreeMap<String, source::Named>,
     reserved: &'a [&'a str],
     report: &'a Report,
@@ -247,13 +247,13 @@ impl Loader<'_> {
         }
     }
 
-    fn assemble(&self, drafts: &[Draft<'_>], checked: Checked, kinds: &Kinds) -> Option<Whole> {
+    fn assemble(&self, drafts: Vec<Draft<'_>>, checked: Checked, kinds: &Kinds) -> Option<Whole> {
         let assembly = Assembly::new(drafts, &checked, kinds, self.report);
-        let goals = self.goals(drafts, &assembly);
-        let groups = self.groups(drafts, &assembly);
-        let composites = composites(drafts, &assembly, self.report);
+        let goals = self.goals(&assembly);
+        let groups = self.groups(&assembly);
+        let composites = composites(&assembly, self.report);
         let declared = self.substituted(&self.declarations.budgets);
-        let references = self.references(&drafts[..self.entries.len()]);
+        let references = self.references(&assembly.drafts[..self.entries.len()]);
         let budgets = budget::read(&declared, &references, &|draft| assembly.tasks(draft));
         let graph = assembly.graph(checked, goals, groups)?;
         budget::check(&declared, &budgets, &graph, self.report);
@@ -292,12 +292,8 @@ impl Loader<'_> {
         }
     }
 
-    fn goals(
-        &self,
-        drafts: &[Draft<'_>],
-        assembly: &Assembly<'_, '_>,
-    ) -> BTreeMap<String, Vec<TaskId>> {
-        let references = self.references(&drafts[..self.entries.len()]);
+    fn goals(&self, assembly: &Assembly<'_, '_>) -> BTreeMap<String, Vec<TaskId>> {
+        let references = self.references(&assembly.drafts[..self.entries.len()]);
         let mut goals = BTreeMap::new();
         for (key, node) in &self.declarations.goals {
             expand::is_allowed(key, "goal", self.reserved, self.report);
@@ -323,24 +319,27 @@ impl Loader<'_> {
 
     /// Reports a name that a task has too.
     fn refuse_shared(&self, key: &Key, what: &str) {
-        if self.names.contains_key(&key.name) {
+        if self.names.contains_key(key.name.as_str()) {
             let message = format!("`{}` is a task and a {what}", key.name);
             self.report.error(key.span, message, "rename one of them");
         }
     }
 
     /// Names that stand for several tasks: matrices and composites.
-    fn groups(
-        &self,
-        drafts: &[Draft<'_>],
-        assembly: &Assembly<'_, '_>,
-    ) -> BTreeMap<String, Vec<TaskId>> {
-        let composites = (0..drafts.len())
-            .filter(|index| drafts[*index].is_composite())
-            .map(|index| (drafts[index].name.clone(), assembly.tasks(index)));
-        let written = self.names.iter().map(|(name, drafts)| {
+    fn groups(&self, assembly: &Assembly<'_, '_>) -> BTreeMap<String, Vec<TaskId>> {
+        let drafts = assembly.drafts.iter().enumerate();
+        let composites = drafts
+            .filter(|(_, draft)| draft.is_composite())
+            .map(|(index, draft)| (draft.name.clone(), assembly.tasks(index)));
+        let is_group = |name: &str, drafts: &[usize]| match drafts {
+            [only] => assembly.drafts[*only].name != name,
+            _ => true,
+        };
+        let written = self.names.iter();
+        let written = written.filter(|(name, drafts)| is_group(name, drafts));
+        let written = written.map(|(name, drafts)| {
             let tasks = drafts.iter().flat_map(|draft| assembly.tasks(*draft));
-            (name.clone(), tasks.collect())
+            ((*name).to_owned(), tasks.collect())
         });
         composites.chain(written).collect()
     }
@@ -382,11 +381,8 @@ impl Loader<'_> {
     }
 }
 
-fn composites(
-    drafts: &[Draft<'_>],
-    assembly: &Assembly<'_, '_>,
-    report: &Report,
-) -> BTreeMap<String, Composite> {
+fn composites(assembly: &Assembly<'_, '_>, report: &Report) -> BTreeMap<String, Composite> {
+    let drafts = &assembly.drafts;
     let outputs = |index: usize| {
         let ports = drafts[index].ports.outputs.iter().enumerate();
         ports

@@ -1,6 +1,7 @@
 //! TOML as a tree with places: what the parser read, before anybody knows what it means.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::rc::Rc;
 
 use serde_json::{Map, Number, Value};
@@ -8,13 +9,24 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Report;
+use super::read::read;
 
 /// Bytes of one of the files that were read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     pub file: u32,
     pub start: u32,
     pub end: u32,
+}
+
+impl Span {
+    pub fn new(file: u32, bytes: Range<usize>) -> Self {
+        Self {
+            file,
+            start: bytes.start.try_into().unwrap_or(u32::MAX),
+            end: bytes.end.try_into().unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// A value and where it was written.
@@ -125,11 +137,12 @@ impl Node {
 
 /// The table that a file holds; broken if it is not TOML, which is reported.
 pub fn parse(file: u32, text: &str, report: &Report) -> Node {
-    let place = |range: std::ops::Range<usize>| Span {
-        file,
-        start: range.start.try_into().unwrap_or(u32::MAX),
-        end: range.end.try_into().unwrap_or(u32::MAX),
-    };
+    read(file, text).unwrap_or_else(|| parse_telling(file, text, report))
+}
+
+/// The same with the `toml` crate, which takes its time and says what is wrong: the reference of [`read`].
+pub fn parse_telling(file: u32, text: &str, report: &Report) -> Node {
+    let place = |bytes| Span::new(file, bytes);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = place(error.span().unwrap_or(0..0));
@@ -164,7 +177,7 @@ pub fn parse_value(text: &str, span: Span) -> Node {
 }
 
 struct Reader<'a> {
-    place: &'a dyn Fn(std::ops::Range<usize>) -> Span,
+    place: &'a dyn Fn(Range<usize>) -> Span,
     report: &'a Report,
 }
 

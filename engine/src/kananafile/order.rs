@@ -13,6 +13,10 @@ use super::problem::Report;
 
 /// Reports every circle among the tasks as written; true if there is one.
 pub fn has_circles(drafts: &[Draft<'_>], report: &Report) -> bool {
+    let mut in_order = drafts.iter().enumerate();
+    if in_order.all(|(index, draft)| upstream(draft).iter().all(|before| *before < index)) {
+        return false;
+    }
     let mut graph = DiGraph::<(), ()>::with_capacity(drafts.len(), drafts.len());
     let nodes: Vec<NodeIndex> = drafts.iter().map(|_| graph.add_node(())).collect();
     for (index, draft) in drafts.iter().enumerate() {
@@ -40,14 +44,19 @@ pub fn has_circles(drafts: &[Draft<'_>], report: &Report) -> bool {
     found
 }
 
-fn upstream(draft: &Draft<'_>) -> BTreeSet<usize> {
+fn upstream(draft: &Draft<'_>) -> Vec<usize> {
     let bindings = draft.inputs.iter().flat_map(|port| &port.bindings);
-    bindings
-        .filter_map(|binding| match binding.target {
-            Target::Output((draft, _)) => Some(draft),
-            Target::Source(_) | Target::Broken => None,
-        })
-        .collect()
+    each_once(bindings.filter_map(|binding| match binding.target {
+        Target::Output((draft, _)) => Some(draft),
+        Target::Source(_) | Target::Broken => None,
+    }))
+}
+
+fn each_once(indices: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut indices: Vec<usize> = indices.collect();
+    indices.sort_unstable();
+    indices.dedup();
+    indices
 }
 
 /// A shortest way from `first` back to itself inside a strongly connected component.
@@ -111,12 +120,10 @@ pub fn order(drafts: &[Draft<'_>]) -> Vec<usize> {
 }
 
 /// The tasks that a draft reads from, with composites seen through.
-fn providers(drafts: &[Draft<'_>], draft: &Draft<'_>) -> BTreeSet<usize> {
+fn providers(drafts: &[Draft<'_>], draft: &Draft<'_>) -> Vec<usize> {
     let bindings = draft.inputs.iter().flat_map(|port| &port.bindings);
-    bindings
-        .filter_map(|binding| match binding.target {
-            Target::Output(output) => follow(drafts, output).map(|(draft, _)| draft),
-            Target::Source(_) | Target::Broken => None,
-        })
-        .collect()
+    each_once(bindings.filter_map(|binding| match binding.target {
+        Target::Output(output) => follow(drafts, output).map(|(draft, _)| draft),
+        Target::Source(_) | Target::Broken => None,
+    }))
 }

@@ -63,7 +63,7 @@ fn kind(name: &str, folder: &str, root: &Node, kinds: &Kinds, report: &Report) -
     let field = |name: &str| fields.get(name).copied();
     let strings = |name: &str| -> Vec<String> {
         let node = field(name).into_iter();
-        node.flat_map(|node| texts(node, &format!("`{name}`"), report))
+        node.flat_map(|node| texts(node, format_args!("`{name}`"), report))
             .map(|(text, _)| text)
             .collect()
     };

@@ -114,6 +114,11 @@ impl Report {
         u32::try_from(index).ok()
     }
 
+    /// How many files were added.
+    pub fn n_files(&self) -> usize {
+        self.files.borrow().len()
+    }
+
     /// Path of a file that was added.
     pub fn path_of(&self, file: u32) -> String {
         let files = self.files.borrow();

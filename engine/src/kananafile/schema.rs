@@ -3,6 +3,7 @@
 //! Knows the form of the file and nothing of kinds.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::Files;
 use super::node::{Key, Node, Span, Val, parse};
@@ -169,22 +170,21 @@ impl Sections<'_> {
         let Some(node) = self.fields.get(name) else {
             return Vec::new();
         };
-        table(node, &format!("`{name}`"), self.report)
+        table(node, format_args!("`{name}`"), self.report)
             .map(<[_]>::to_vec)
             .unwrap_or_default()
     }
 }
 
 fn task(name: Key, node: &Node, report: &Report) -> Option<TaskDecl> {
-    let what = format!("task `{}`", name.name);
-    table(node, &what, report)?;
-    let fields = fields(node, &TASK, &what, report);
-    let take = |key: &str| fields.get(key).map(|node| (*node).clone());
+    table(node, format_args!("task `{}`", name.name), report)?;
+    refuse_unknown(node, &TASK, format_args!("task `{}`", name.name), report);
+    let take = |key: &str| node.get(key).cloned();
     let section = |key: &str| Some(section(take(key)?, key, report));
     let kind = take("kind").unwrap_or_else(|| {
         report.error(
             name.span,
-            format!("{what} has no kind"),
+            format!("task `{}` has no kind", name.name),
             "add `kind = \"…\"`; `kbuild kinds` lists them",
         );
         Node::broken(name.span)
@@ -204,7 +204,7 @@ fn task(name: Key, node: &Node, report: &Report) -> Option<TaskDecl> {
 
 /// The node if it is a table; else it is reported and broken.
 fn section(node: Node, name: &str, report: &Report) -> Node {
-    match table(&node, &format!("`{name}`"), report) {
+    match table(&node, format_args!("`{name}`"), report) {
         Some(_) => node,
         None => Node::broken(node.span),
     }
@@ -214,7 +214,7 @@ fn profile(node: &Node, report: &Report) -> Profile {
     let fields = fields(node, &["vars", "task", "resources"], "a profile", report);
     let entries = |name: &str| {
         let node = fields.get(name)?;
-        table(node, &format!("`{name}`"), report).map(<[_]>::to_vec)
+        table(node, format_args!("`{name}`"), report).map(<[_]>::to_vec)
     };
     Profile {
         vars: entries("vars").unwrap_or_default(),
@@ -223,7 +223,11 @@ fn profile(node: &Node, report: &Report) -> Profile {
     }
 }
 
+/// Across files: within one, TOML refuses them.
 fn refuse_duplicates(declarations: &Declarations, report: &Report) {
+    if report.n_files() < 2 {
+        return;
+    }
     fn keys<T>(entries: &[(Key, T)]) -> Vec<&Key> {
         entries.iter().map(|(key, _)| key).collect()
     }
@@ -255,14 +259,19 @@ fn refuse_duplicates(declarations: &Declarations, report: &Report) {
 pub fn fields<'a>(
     node: &'a Node,
     known: &[&'static str],
-    what: &str,
+    what: impl Display,
     report: &Report,
 ) -> BTreeMap<&'a str, &'a Node> {
-    let mut fields = BTreeMap::new();
-    for (key, value) in node.entries() {
-        if known.contains(&key.name.as_str()) {
-            fields.insert(key.name.as_str(), value);
-        } else {
+    refuse_unknown(node, known, what, report);
+    let fields = node.entries().iter();
+    let fields = fields.map(|(key, value)| (key.name.as_str(), value));
+    fields.filter(|(name, _)| known.contains(name)).collect()
+}
+
+/// Reports the keys of a table that are none of `known`.
+pub fn refuse_unknown(node: &Node, known: &[&'static str], what: impl Display, report: &Report) {
+    for (key, _) in node.entries() {
+        if !known.contains(&key.name.as_str()) {
             report.error(
                 key.span,
                 format!("{what} has no key `{}`", key.name),
@@ -270,11 +279,10 @@ pub fn fields<'a>(
             );
         }
     }
-    fields
 }
 
 /// The entries of a table; anything else is reported.
-pub fn table<'a>(node: &'a Node, what: &str, report: &Report) -> Option<&'a [(Key, Node)]> {
+pub fn table<'a>(node: &'a Node, what: impl Display, report: &Report) -> Option<&'a [(Key, Node)]> {
     match &node.value {
         Val::Table(entries) => Some(entries),
         Val::Broken => None,
@@ -291,7 +299,7 @@ pub fn table<'a>(node: &'a Node, what: &str, report: &Report) -> Option<&'a [(Ke
 }
 
 /// A string; anything else is reported.
-pub fn text<'a>(node: &'a Node, what: &str, report: &Report) -> Option<&'a str> {
+pub fn text<'a>(node: &'a Node, what: impl Display, report: &Report) -> Option<&'a str> {
     match &node.value {
         Val::Text(text) => Some(text),
         Val::Broken => None,
@@ -308,12 +316,12 @@ pub fn text<'a>(node: &'a Node, what: &str, report: &Report) -> Option<&'a str> 
 }
 
 /// A string or an array of strings, each with its place; anything else is reported.
-pub fn texts(node: &Node, what: &str, report: &Report) -> Vec<(String, Span)> {
+pub fn texts(node: &Node, what: impl Display, report: &Report) -> Vec<(String, Span)> {
     let items = match &node.value {
         Val::List(items) => items,
         _ => std::slice::from_ref(node),
     };
-    let item = |item: &Node| Some((text(item, what, report)?.to_owned(), item.span));
+    let item = |item: &Node| Some((text(item, &what, report)?.to_owned(), item.span));
     items.iter().filter_map(item).collect()
 }
 

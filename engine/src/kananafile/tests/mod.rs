@@ -2,3 +2,4 @@
 
 mod expansion;
 mod problems;
+mod reading;
