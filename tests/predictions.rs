@@ -77,6 +77,7 @@ fn world<'a>(kind: &Kind, bound: &[&str], of: &dyn Fn(&str) -> Facts) -> Known<'
         task: "t",
         inputs: BTreeMap::new(),
         on_gpu: false,
+        recompute: false,
     };
     for port in &kind.ports.inputs {
         let must = matches!(port.arity, Arity::One | Arity::Many);

@@ -104,6 +104,9 @@ pub struct RunSettings {
     pub slots: BTreeMap<String, u32>,
     /// Threads of an attempt; `None`: as many as the machine has to give.
     pub threads: Option<u32>,
+    /// What an attempt can compute again it does not keep: less memory for more time. A kind that has nothing of the
+    /// sort takes no notice.
+    pub recompute: bool,
     pub timeout: Option<Duration>,
     /// How often a failure that may pass is tried in all; at least 1.
     pub attempts: u32,
@@ -115,6 +118,7 @@ impl Default for RunSettings {
             device: Device::Auto,
             slots: BTreeMap::new(),
             threads: None,
+            recompute: false,
             timeout: None,
             attempts: 1,
         }

@@ -187,6 +187,8 @@ pub struct Known<'a> {
     pub inputs: BTreeMap<String, Vec<(String, Facts)>>,
     /// Whether it runs on a GPU, as far as its run settings say: what it costs depends on it, what it makes never does.
     pub on_gpu: bool,
+    /// Whether it is asked to compute again what it need not keep: the same holds of that.
+    pub recompute: bool,
 }
 
 impl Known<'_> {

@@ -193,6 +193,7 @@ fn run() -> Value {
             "device": { "anyOf": [{ "enum": ["auto", "cpu", "gpu"] }, variable()] },
             "slots": { "type": "object", "additionalProperties": { "anyOf": [{ "type": "integer", "minimum": 0 }, variable()] } },
             "threads": least_one,
+            "recompute": { "anyOf": [{ "type": "boolean" }, variable()] },
             "timeout": { "type": ["string", "integer"] },
             "attempts": least_one,
         },

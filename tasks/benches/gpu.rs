@@ -4,7 +4,8 @@
 //! $ cargo bench -p kbuild-tasks --bench gpu -- m124 --length 1024 --rows 32 --seconds 15
 //! ```
 //!
-//! One JSON object on stdout; without a card the reason on stderr.
+//! `--recompute` runs layers forward again instead of keeping them. One JSON object on stdout; without a card the reason
+//! on stderr.
 
 use std::time::Instant;
 
@@ -54,6 +55,7 @@ fn measure(words: &[String]) -> Result<String, ModelError> {
     let device = Device::gpu(2)?.in_numerics(Numerics::Bf16)?;
     let (free, _) = gpu.memory()?;
     let mut core = Core::new(model, &device)?;
+    core.recompute(words.iter().any(|word| word == "--recompute"));
     core.start(AdamW::new(core.layout(), AdamWOptions::default()));
     let batch = batch(length, rows);
     let mut losses = Vec::new();

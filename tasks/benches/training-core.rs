@@ -5,7 +5,8 @@
 //! $ cargo bench -p kbuild-tasks --bench training-core -- sample small --batch 32
 //! ```
 //!
-//! `--rows` says how many rows of tokens go through the model at once. `--json` prints one object for scripts
+//! `--rows` says how many rows of tokens go through the model at once, `--recompute` that layers are run forward again
+//! instead of kept. `--json` prints one object for scripts
 //! (`benches/pytorch/compare.py`). `KBUILD_ISA=avx2` measures another instruction set.
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ fn main() -> Result<(), String> {
     };
     let threads = option("--threads").unwrap_or(2.0) as usize;
     let seconds = option("--seconds").unwrap_or(5.0);
+    let recompute = words.iter().any(|word| word == "--recompute");
     let json = words.iter().any(|word| word == "--json");
     let what = words.first().map_or("train", String::as_str);
     let named = |shape: &&Shape| {
@@ -75,7 +77,9 @@ fn main() -> Result<(), String> {
     }
     for shape in shapes {
         let told = match what {
-            "train" => training(shape, threads, seconds).map(|speed| told(&speed, json, &speed)),
+            "train" => {
+                training(shape, threads, seconds, recompute).map(|speed| told(&speed, json, &speed))
+            }
             "sample" => {
                 let batch = option("--batch").unwrap_or(32.0) as usize;
                 sampling(shape, threads, batch, seconds).map(|speed| told(&speed, json, &speed))
@@ -140,6 +144,7 @@ struct TrainingSpeed {
     shape: Shape,
     parameters: u64,
     threads: usize,
+    recompute: bool,
     instruction_set: &'static str,
     steps: usize,
     tokens_per_second: f64,
@@ -163,12 +168,13 @@ impl std::fmt::Display for TrainingSpeed {
         let billion = 1e-9;
         writeln!(
             f,
-            "{}: {} parameters, {} threads, {}: {:.0} tokens/s, {:.0} tokens per CPU second, {:.1} GFLOP/s, {:.1} % of \
+            "{}: {} parameters, {} threads, {}{}: {:.0} tokens/s, {:.0} tokens per CPU second, {:.1} GFLOP/s, {:.1} % of \
              the peak of {:.1} by CPU time, {} MiB predicted, {} MiB at the peak",
             self.shape.name,
             self.parameters,
             self.threads,
             self.instruction_set,
+            if self.recompute { ", recomputing" } else { "" },
             self.tokens_per_second,
             self.tokens_per_cpu_second,
             self.flops_per_second * billion,
@@ -203,7 +209,12 @@ impl std::fmt::Display for SamplingSpeed {
 }
 
 /// Trains a fresh model of a shape for about `seconds`: forward, loss, backward, clip and AdamW.
-fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed, ModelError> {
+fn training(
+    shape: Shape,
+    threads: usize,
+    seconds: f64,
+    recompute: bool,
+) -> Result<TrainingSpeed, ModelError> {
     let device = Device::open("cpu", threads)?;
     let config = shape.config()?;
     let model = Model::init(&config, 1)?;
@@ -211,6 +222,7 @@ fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed,
     let times = Times::default();
     let optimizer = AdamW::new(&model.layout, AdamWOptions::default());
     let mut core = Core::timed(model, &device, Arc::clone(&times))?;
+    core.recompute(recompute);
     core.start(optimizer);
     let batch = batch(&shape);
     step(&mut core, &shape, &batch)?;
@@ -231,6 +243,7 @@ fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed,
         shape,
         parameters: config.parameter_count(),
         threads,
+        recompute,
         instruction_set: InstructionSet::chosen().name(),
         steps: cpus.len(),
         tokens_per_second: tokens / wall,
@@ -239,7 +252,13 @@ fn training(shape: Shape, threads: usize, seconds: f64) -> Result<TrainingSpeed,
         share_of_peak: flops / cpu * threads as f64 / peak,
         peak_flops_per_second: peak,
         operations: shares(&times, whole),
-        predicted_memory: held(&config, Work::Train, shape.tokens(), Backend::Cpu).peak(),
+        predicted_memory: held(
+            &config,
+            Work::Train { recompute },
+            shape.tokens(),
+            Backend::Cpu,
+        )
+        .peak(),
         peak_memory: peak_memory(),
     })
 }

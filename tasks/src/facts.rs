@@ -143,6 +143,13 @@ pub fn backend(known: &Known<'_>, numerics: Numerics) -> Backend {
     }
 }
 
+/// Training, as the run settings have it.
+pub fn training_work(known: &Known<'_>) -> Work {
+    Work::Train {
+        recompute: known.recompute,
+    }
+}
+
 /// What a model takes with at most `rows` tokens going through it at once.
 pub fn memory(
     model: Option<&Facts>,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use common::{Job, artifact, predict, shards};
+use common::{Job, artifact, predict_run, shards};
 use kbuild_engine::artifact::Shape;
 use kbuild_engine::facts::Facts;
 use kbuild_engine::kind::Kinds;
@@ -106,6 +106,15 @@ fn config(
     Config::from_json(&json.to_string()).expect("a model")
 }
 
+/// What a case says after its name where layers are run forward again.
+const RECOMPUTING: &str = ", recomputing";
+
+/// The name of a case, and whether it recomputes.
+fn recomputing(case: &str) -> (&str, bool) {
+    let name = case.strip_suffix(RECOMPUTING);
+    (name.unwrap_or(case), name.is_some())
+}
+
 /// A shape, and rows of a length.
 fn shape(name: &str) -> (Config, usize, usize) {
     match name {
@@ -120,11 +129,12 @@ fn shape(name: &str) -> (Config, usize, usize) {
 }
 
 /// Two steps of two micro-batches each, and a checkpoint.
-fn train(config: &Config, length: usize, rows: usize) {
+fn train(config: &Config, length: usize, rows: usize, recompute: bool) {
     let device = Device::cpu(2).unwrap();
     let model = Model::init(config, 1).unwrap();
     let optimizer = AdamW::new(&model.layout, AdamWOptions::default());
     let mut core = Core::new(model, &device).unwrap();
+    core.recompute(recompute);
     core.start(optimizer);
     let batch = Batch::of((0..rows).map(|row| vec![row as u32; length]));
     let all: Vec<usize> = (0..batch.len()).collect();
@@ -160,11 +170,19 @@ fn a_core_holds_what_is_predicted() {
         "long rows",
         "many heads",
         "few tokens",
+        "deep and narrow, recomputing",
+        "wide vocabulary, recomputing",
+        "long rows, recomputing",
+        "many heads, recomputing",
+        "few tokens, recomputing",
     ];
-    each_alone("a_core_holds_what_is_predicted", &cases, |name| {
+    each_alone("a_core_holds_what_is_predicted", &cases, |case| {
+        let (name, recompute) = recomputing(case);
         let (config, length, rows) = shape(name);
-        let predicted = held(&config, Work::Train, length * rows, Backend::Cpu).peak();
-        assert_near(name, predicted, measured(|| train(&config, length, rows)));
+        let work = Work::Train { recompute };
+        let predicted = held(&config, work, length * rows, Backend::Cpu).peak();
+        let found = measured(|| train(&config, length, rows, recompute));
+        assert_near(case, predicted, found);
     });
 }
 
@@ -268,20 +286,21 @@ impl World {
     }
 
     /// Runs a kind with two threads and compares.
-    fn compare(&self, kind: &str, params: Value, inputs: Vec<(&str, (RequestInput, Facts))>) {
+    fn compare(&self, case: &str, params: Value, inputs: Vec<(&str, (RequestInput, Facts))>) {
+        let (kind, recompute) = recomputing(case);
         let known: Vec<_> = (inputs.iter())
             .map(|(port, (_, facts))| (*port, facts.clone()))
             .collect();
-        let predicted = predict(&self.kinds, kind, params.clone(), &known);
+        let predicted = predict_run(&self.kinds, kind, params.clone(), &known, recompute);
         let predicted = predicted.expect("it may run").cost.memory_bytes;
         let bind = |job: Job<'static>, (port, (artifact, _)): (&str, _)| job.input(port, artifact);
         let kinds: &'static Kinds = Box::leak(Box::new(kbuild_tasks::kinds()));
         let job = Job::new(kinds, kind, params).threads(if kind == "sample" { 1 } else { 2 });
-        let job = inputs.into_iter().fold(job, bind);
+        let job = inputs.into_iter().fold(job, bind).recompute(recompute);
         let found = measured(|| drop(job.run().expect("it runs")));
         // The program is there before anything is allocated for the work.
         let predicted = predicted.expect("everything is known") - facts::PROGRAM;
-        assert_near(kind, predicted, found);
+        assert_near(case, predicted, found);
     }
 }
 
@@ -293,7 +312,7 @@ fn numbers(numbers: &[(&str, u64)]) -> Facts {
     facts
 }
 
-fn run(world: &World, kind: &str) {
+fn run(world: &World, case: &str) {
     let model = |layers| world.model(&format!("model-{layers}"), layers, Head::Language);
     let reads = json!({
         "tokens": 4096, "seq_len": LENGTH, "tokens_per_step": 2048, "micro_batch_tokens": MICRO_BATCH, "lr": 1e-3,
@@ -305,7 +324,7 @@ fn run(world: &World, kind: &str) {
         params[name] = value;
         params
     };
-    let (params, inputs) = match kind {
+    let (params, inputs) = match recomputing(case).0 {
         "pretrain" => (
             with(&reads, "save_state", json!(true)),
             vec![("init", model(4)), ("tokens", world.tokens())],
@@ -353,7 +372,7 @@ fn run(world: &World, kind: &str) {
         "upscale" => (json!({"layers": 18}), vec![("model", model(12))]),
         other => panic!("no case {other}"),
     };
-    world.compare(kind, params, inputs);
+    world.compare(case, params, inputs);
 }
 
 #[test]
@@ -370,8 +389,13 @@ fn a_kind_holds_what_is_predicted() {
         "importance",
         "sample",
         "upscale",
+        "pretrain, recomputing",
+        "distill, recomputing",
+        "sft, recomputing",
+        "reward-model, recomputing",
+        "dpo, recomputing",
     ];
-    each_alone("a_kind_holds_what_is_predicted", &cases, |kind| {
-        run(&World::new(), kind);
+    each_alone("a_kind_holds_what_is_predicted", &cases, |case| {
+        run(&World::new(), case);
     });
 }

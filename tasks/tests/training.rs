@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Done, Job, artifact, predict, shards};
+use common::{Done, Job, artifact, digest, predict, shards};
 use kbuild_engine::artifact::Shape;
 use kbuild_engine::facts::{Fact, Facts};
 use kbuild_engine::kind::{Body, Kinds};
@@ -527,32 +527,75 @@ fn more_prompts_change_no_sample_that_was_there() {
     assert_eq!(part[..], whole[2..3]);
 }
 
+impl Chain {
+    /// What the aligned model is compared with.
+    fn reference(&self) -> Done {
+        Job::new(&self.kinds, "log-probabilities", json!({}))
+            .input("model", self.sft.output("model"))
+            .input("pairs", self.pairs.output("pairs"))
+            .run()
+            .unwrap()
+    }
+
+    /// A short run of any kind that trains.
+    fn job(&self, kind: &str, reference: &Done) -> Job<'_> {
+        let job = |params| Job::new(&self.kinds, kind, params);
+        let tokens = || tokens(self.directory.path(), 0, 12);
+        let model = || self.sft.output("model");
+        let paired = || {
+            job(json!({"epochs": 3, "pairs_per_step": 2}))
+                .input("model", model())
+                .input("pairs", self.pairs.output("pairs"))
+        };
+        match kind {
+            "pretrain" => job(pretrain_params(json!({"tokens": 512})))
+                .input("tokenizer", tokenizer())
+                .input("tokens", tokens()),
+            "distill" => job(json!({
+                "tokens": 512, "seq_len": 32, "tokens_per_step": 128, "lr": 1e-2, "max_epochs": 100.0,
+            }))
+            .input("tokens", tokens())
+            .input("student", model())
+            .input("teacher", model()),
+            "sft" => job(json!({"max_length": 64, "rows_per_step": 2}))
+                .input("model", model())
+                .input("chat", lines(self.directory.path(), "chat.jsonl", &chats())),
+            "dpo" => paired().input("reference", reference.output("log-probabilities")),
+            _ => paired(),
+        }
+    }
+}
+
+#[test]
+fn recomputing_changes_no_byte_of_results_and_checkpoints() {
+    let chain = chain();
+    let reference = chain.reference();
+    for kind in ["pretrain", "distill", "sft", "dpo", "reward-model"] {
+        let job = |recompute| chain.job(kind, &reference).recompute(recompute);
+        let checkpoint = |recompute| {
+            let partial = tempfile::tempdir().unwrap();
+            let job = job(recompute).partial(partial.path().to_owned());
+            assert!(job.stop_after(2).run().is_err());
+            partial
+        };
+        let (kept, again) = (checkpoint(false), checkpoint(true));
+        assert_eq!(digest(kept.path()), digest(again.path()), "{kind}");
+        let whole = job(false).run().unwrap();
+        let resumed = job(true).partial(kept.path().to_owned()).run().unwrap();
+        assert!(notes(&resumed).contains(&"continues after step 2".to_owned()));
+        for done in [job(true).run().unwrap(), resumed] {
+            for port in whole.outputs.keys() {
+                assert_eq!(done.digest(port), whole.digest(port), "{kind}: {port}");
+            }
+        }
+    }
+}
+
 #[test]
 fn training_on_pairs_and_chats_resumes_bit_for_bit() {
-    let Chain {
-        kinds,
-        directory,
-        sft,
-        pairs,
-    } = chain();
-    let reference = Job::new(&kinds, "log-probabilities", json!({}))
-        .input("model", sft.output("model"))
-        .input("pairs", pairs.output("pairs"))
-        .run()
-        .unwrap();
-    let chat = lines(directory.path(), "chat.jsonl", &chats());
-    let job = |kind: &str| match kind {
-        "sft" => Job::new(&kinds, kind, json!({"max_length": 64, "rows_per_step": 2}))
-            .input("model", sft.output("model"))
-            .input("chat", chat.clone()),
-        "dpo" => Job::new(&kinds, kind, json!({"epochs": 3, "pairs_per_step": 2}))
-            .input("model", sft.output("model"))
-            .input("pairs", pairs.output("pairs"))
-            .input("reference", reference.output("log-probabilities")),
-        _ => Job::new(&kinds, kind, json!({"epochs": 3, "pairs_per_step": 2}))
-            .input("model", sft.output("model"))
-            .input("pairs", pairs.output("pairs")),
-    };
+    let chain = chain();
+    let reference = chain.reference();
+    let job = |kind: &str| chain.job(kind, &reference);
     for kind in ["sft", "dpo", "reward-model"] {
         let whole = job(kind).run().unwrap();
         let partial = tempfile::tempdir().unwrap();

@@ -145,6 +145,7 @@ fn request(job: &Job, partial: PathBuf) -> Request {
         partial,
         device: device.to_owned(),
         threads: task.run.threads.unwrap_or(job.grant.cpu).max(1) as usize,
+        recompute: task.run.recompute,
         numeric_environment: machine::environment_word(&machine::environment(device)),
     }
 }

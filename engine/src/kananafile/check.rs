@@ -63,6 +63,7 @@ fn prediction(
             .map(|port| (port.name.clone(), facts(port)))
             .collect(),
         on_gpu: on_gpu(&draft.run),
+        recompute: draft.run.recompute,
     };
     match predict(draft.params.as_ref()?, &known) {
         Ok(prediction) => Some(prediction),

@@ -1,14 +1,22 @@
-//! Run settings: `run = { device = "auto", slots = { gpu = 1 }, threads = 2, timeout = "6h", attempts = 2 }`.
+//! Run settings: `run = { device = "auto", slots = { gpu = 1 }, threads = 2, recompute = true, timeout = "6h",
+//! attempts = 2 }`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::node::{Node, Val};
 use super::problem::{Report, did_you_mean};
-use super::schema::{fields, table, text};
+use super::schema::{fields, flag, table, text};
 use crate::graph::{Device, RunSettings};
 
-const KEYS: [&str; 5] = ["device", "slots", "threads", "timeout", "attempts"];
+const KEYS: [&str; 6] = [
+    "device",
+    "slots",
+    "threads",
+    "recompute",
+    "timeout",
+    "attempts",
+];
 
 /// The settings of a `run` table; what is wrong is reported and left at its default.
 pub fn read(node: &Node, report: &Report) -> RunSettings {
@@ -19,6 +27,7 @@ pub fn read(node: &Node, report: &Report) -> RunSettings {
         device: field("device").map_or(Device::Auto, |node| device(node, report)),
         slots: field("slots").map_or_else(BTreeMap::new, |node| slots(node, report)),
         threads: positive("threads"),
+        recompute: field("recompute").is_some_and(|node| flag(node, "`recompute`", report)),
         timeout: field("timeout").and_then(|node| timeout(node, report)),
         attempts: positive("attempts").unwrap_or(1),
     }

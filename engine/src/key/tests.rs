@@ -130,11 +130,12 @@ fn dressed(name: &str, folder: &str, labels: [&str; 2], run: &str, params: &str)
 }
 
 fn run_settings() -> impl Strategy<Value = String> {
-    (1_u32..9, 1_u32..9, 0_usize..3, 1_u32..4).prop_map(|(threads, hours, device, gpu)| {
+    let numbers = (1_u32..9, 1_u32..9, 0_usize..3, 1_u32..4, any::<bool>());
+    numbers.prop_map(|(threads, hours, device, gpu, recompute)| {
         let device = ["auto", "cpu", "gpu"][device];
         format!(
             "threads = {threads}, timeout = \"{hours}h\", device = \"{device}\", \
-             attempts = {threads}, slots = {{ gpu = {gpu} }}"
+             attempts = {threads}, recompute = {recompute}, slots = {{ gpu = {gpu} }}"
         )
     })
 }

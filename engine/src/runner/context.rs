@@ -147,6 +147,11 @@ impl Context {
         self.request.threads.max(1)
     }
 
+    /// True if memory is worth more than time: what can be computed again is not kept.
+    pub fn recompute(&self) -> bool {
+        self.request.recompute
+    }
+
     pub fn device(&self) -> &str {
         &self.request.device
     }
@@ -347,6 +352,7 @@ pub fn request(kind: &str, params: Value, partial: PathBuf) -> Request {
         partial,
         device: "cpu".to_owned(),
         threads: 1,
+        recompute: false,
         numeric_environment: String::new(),
     }
 }

@@ -38,6 +38,9 @@ pub struct Request {
     pub device: String,
     /// Threads that the attempt may use; never part of the result's identity.
     pub threads: usize,
+    /// Rather compute something again than keep it: less memory for more time. Never part of the result's identity.
+    #[serde(default)]
+    pub recompute: bool,
     /// Device kind, instruction set and kernel version in one word: results agree bit for bit where it is equal, and
     /// a checkpoint is continued only there. Never part of the result's identity.
     #[serde(default)]

@@ -70,6 +70,7 @@ fn random_run(random: &mut Seeded) -> RunSettings {
         threads: random
             .chance(30)
             .then(|| 1 + u32::try_from(random.below(6)).unwrap()),
+        recompute: false,
         timeout: None,
         attempts: 1 + u32::try_from(random.below(3)).unwrap(),
     }

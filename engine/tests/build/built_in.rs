@@ -50,10 +50,12 @@ impl TaskKind for Count {
         Ports::new().output("out", "file", "the count")
     }
 
-    fn predict(params: &Params, _: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
         let mut facts = Facts::default();
         facts.set("total", params.total);
-        Ok(Prediction::default().output("out", facts))
+        let mut prediction = Prediction::default().output("out", facts);
+        prediction.cost.memory_bytes = Some(if known.recompute { 1 } else { 2 });
+        Ok(prediction)
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -79,6 +81,7 @@ impl TaskKind for Count {
         }
         let total = params.total + u64::from(params.mood == "lie");
         context.fact("out", "total", total);
+        context.fact("out", "recomputes", context.recompute());
         let out = context.output("out").to_owned();
         fs::write(&out, params.total.to_string()).at(&out)
     }
@@ -116,8 +119,12 @@ async fn body_of_a_build() {
 }
 
 fn world(params: &str) -> World {
+    world_with(params, "")
+}
+
+fn world_with(params: &str, run: &str) -> World {
     let text = format!(
-        "kananafile = 1\n[task.t]\nkind = \"count\"\nparams = {{ starts = \"RUNS\", {params} }}\n"
+        "kananafile = 1\n[task.t]\nkind = \"count\"\nparams = {{ starts = \"RUNS\", {params} }}\nrun = {{ {run} }}\n"
     );
     let world = World::new(&text, &[]);
     let exe = std::env::current_exe().unwrap();
@@ -155,9 +162,23 @@ async fn runs_and_delivers() {
     assert_eq!(world.latest("t/out"), "3");
     let receipt = built.outcome.receipts.values().next().unwrap();
     assert_eq!(receipt.facts["out"]["total"], 3);
+    assert_eq!(receipt.facts["out"]["recomputes"], false);
     assert_eq!(receipt.environment["device"], "cpu");
     let steps = |event: &&BuildEvent| matches!(event, BuildEvent::Progress { .. });
     assert_eq!(built.events.iter().filter(steps).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_told_to_recompute_and_its_prediction_too() {
+    let world = world_with("", "recompute = true");
+    let project = World::open_with(&world.path("project"), &kinds());
+    let (_, task) = project.graph().tasks().next().unwrap();
+    assert_eq!(task.prediction.cost.memory_bytes, Some(1));
+    let stop = watch::Sender::new(Stop::No);
+    let built = World::run(&project, "t", own_program(&world), stop).await;
+    let built = built.complete();
+    let receipt = built.outcome.receipts.values().next().unwrap();
+    assert_eq!(receipt.facts["out"]["recomputes"], true);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

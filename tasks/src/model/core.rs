@@ -188,6 +188,7 @@ pub(super) trait Engine: Send + Sync {
     fn grads(&self) -> Cow<'_, [f32]>;
     fn write_grads(&mut self, values: &[f32]);
     fn clear_grads(&mut self);
+    fn recompute(&mut self, recompute: bool);
     fn forward(
         &mut self,
         batch: &Batch,
@@ -258,6 +259,12 @@ impl Core {
             layout: self.layout().clone(),
             weights: self.weights().into_owned(),
         }
+    }
+
+    /// Keeps of each forward pass the residual streams alone from now on, or everything again. `backward` then runs each
+    /// layer forward a second time: the same bits, in less memory.
+    pub fn recompute(&mut self, recompute: bool) {
+        self.engine.recompute(recompute);
     }
 
     /// Runs the stack and keeps what `backward` needs.

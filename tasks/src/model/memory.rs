@@ -10,7 +10,7 @@ use super::cuda::{Cuda, WORKSPACE};
 use super::decode::{PREFILL, SLOTS};
 use super::layout::Layout;
 use super::ops::{Matrix, Ops};
-use super::stack::shape::{LayerMatrices, Shape, matrix};
+use super::stack::shape::{Keep, LayerMatrices, Shape, matrix};
 
 /// Bytes of f32.
 const FLOAT: u64 = 4;
@@ -32,11 +32,24 @@ pub enum Backend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// Forward, backward and update.
-    Train,
+    Train {
+        /// Whether backward runs layers forward again instead of finding what they left.
+        recompute: bool,
+    },
     /// Forward, and what the head says.
     Read,
     /// Forward alone.
     Observe,
+}
+
+impl Work {
+    fn keep(self) -> Keep {
+        match self {
+            Self::Train { recompute: true } => Keep::Streams,
+            Self::Train { recompute: false } => Keep::Everything,
+            Self::Read | Self::Observe => Keep::Hidden,
+        }
+    }
 }
 
 /// Bytes at the worst moment.
@@ -69,11 +82,12 @@ pub fn held(config: &Config, work: Work, rows: usize, backend: Backend) -> Held 
     let (shape, matrices) = (Shape::of(config), Matrices::of(config));
     let chunk = backend.head_rows().min(rows);
     let parameters = FLOAT * config.parameter_count();
+    let trains = work.keep().for_backward();
     // Gradients and both moments.
-    let state = if work == Work::Train { 3 } else { 0 };
+    let state = if trains { 3 } else { 0 };
     let activations = activations(&shape, matrices.head.outputs, work, rows, chunk);
     let beside = match backend {
-        Backend::Cpu if work == Work::Train => {
+        Backend::Cpu if trains => {
             SCRATCH + FLOAT * (matrices.packed() + matrices.spare(rows, chunk))
         }
         Backend::Cpu => SCRATCH + FLOAT * matrices.packed(),
@@ -155,18 +169,18 @@ fn activations(
     rows: usize,
     chunk: usize,
 ) -> Activations {
-    let keep = work == Work::Train;
+    let keep = work.keep();
     let sum = |widths: &[usize]| widths.iter().sum::<usize>();
     let layers = shape.layers_held(keep);
     let mut row = layers * sum(&shape.kept_rows())
         + shape.streams_held(keep) * shape.d
         + sum(&shape.pass_rows(keep));
-    if keep {
+    if keep.for_backward() {
         row += sum(&shape.gradient_rows());
     }
     let head = match work {
         Work::Observe => 0,
-        _ => chunk * sum(&shape.head_rows(outputs, keep)),
+        _ => chunk * sum(&shape.head_rows(outputs, keep.for_backward())),
     };
     // The last norm has a number a row, too.
     let numbers = layers * sum(&shape.kept_numbers()) + 1;
@@ -220,6 +234,8 @@ mod tests {
     use super::*;
     use crate::model::{Config, Head};
 
+    const KEEPING: Work = Work::Train { recompute: false };
+
     fn eight_billion() -> Config {
         let config = Config::from_json(
             r#"{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
@@ -232,7 +248,7 @@ mod tests {
     fn bf16_takes_the_copy_of_weights_and_half_of_the_activations() {
         let config = eight_billion();
         let bytes = |numerics| {
-            let held = held(&config, Work::Train, 8192, Backend::Gpu(numerics));
+            let held = held(&config, KEEPING, 8192, Backend::Gpu(numerics));
             held.lasting as f64 / config.parameter_count() as f64
         };
         let (f32, bf16) = (bytes(Numerics::F32), bytes(Numerics::Bf16));
@@ -244,13 +260,30 @@ mod tests {
     fn reading_holds_one_layer_and_a_reward_model_no_logits() {
         let config = eight_billion();
         let of = |config: &Config, work| held(config, work, 4096, Backend::Cpu).peak();
-        let (train, read) = (of(&config, Work::Train), of(&config, Work::Read));
+        let (train, read) = (of(&config, KEEPING), of(&config, Work::Read));
         assert!(train > 2 * read, "{train} {read}");
         assert!(of(&config, Work::Observe) < read);
         let reward = config.with_score_head();
         assert_eq!(reward.head, Head::Score);
         let logits = FLOAT * (Cpu::HEAD_ROWS * config.vocab_size) as u64;
         assert!(of(&reward, Work::Read) + logits < read);
+    }
+
+    #[test]
+    fn recomputing_leaves_a_stream_and_a_share_of_one_layer_of_every_layer() {
+        let (config, rows) = (eight_billion(), 8192);
+        let activations = |recompute| {
+            let work = Work::Train { recompute };
+            let of = |rows| held(&config, work, rows, Backend::Gpu(Numerics::Bf16)).peak();
+            (of(2 * rows) - of(rows)) as f64
+        };
+        let shape = Shape::of(&config);
+        let layer: usize = shape.kept_rows().iter().sum();
+        let saved = (rows * 2 * (shape.layers - 1) * layer) as f64;
+        let found = activations(false) - activations(true);
+        // Beside them go the numbers of a row, in f32.
+        assert!((1.0..1.01).contains(&(found / saved)), "{found} {saved}");
+        assert!(activations(true) < 0.25 * activations(false));
     }
 
     #[test]

@@ -21,17 +21,7 @@ use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
 use super::rope::RopeTable;
 use layer::{Activations, Gradients, OnLayer};
 use logits::OnDevice;
-use shape::{LayerMatrices, Shape, matrix};
-
-/// What the last forward pass allows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Empty,
-    /// Hidden states alone.
-    Hidden,
-    /// Everything that backward reads.
-    Kept,
-}
+use shape::{Keep, LayerMatrices, Shape, matrix};
 
 /// One model on one device.
 pub(super) struct Stack<O: Ops> {
@@ -45,7 +35,10 @@ pub(super) struct Stack<O: Ops> {
     grads: O::Buffer,
     optimizer: Option<Optimizer<O>>,
     rope: Arc<RopeTable>,
-    state: State,
+    /// Whether backward runs layers forward again.
+    recompute: bool,
+    /// What is left of the last forward pass.
+    kept: Option<Keep>,
     /// Rows of the last forward pass.
     n: usize,
     /// Rows of the largest so far.
@@ -103,7 +96,8 @@ impl<O: Ops> Stack<O> {
             grads: none(),
             optimizer: None,
             rope: Arc::new(RopeTable::new(config)),
-            state: State::Empty,
+            recompute: false,
+            kept: None,
             n: 0,
             most: 0,
             places: None,
@@ -141,13 +135,13 @@ impl<O: Ops> Stack<O> {
         }
     }
 
-    fn take_batch(&mut self, batch: &Batch, keep: bool) {
+    fn take_batch(&mut self, batch: &Batch, keep: Keep) {
         self.places = None;
         self.make_way(batch.len());
         Arc::make_mut(&mut self.rope).extend_to(batch.longest());
         self.places = Some(self.ops.places(batch, &self.rope));
         self.n = batch.len();
-        self.state = if keep { State::Kept } else { State::Hidden };
+        self.kept = Some(keep);
         let (ops, n, shape) = (&self.ops, self.n, self.shape);
         self.layers.truncate(shape.layers_held(keep));
         self.layers
@@ -171,24 +165,20 @@ impl<O: Ops> Stack<O> {
             reserve_rows(ops, buffer, n * width);
         }
         reserve(ops, &mut self.hidden_scale, n);
-        if keep {
+        if keep.for_backward() {
             ops.clear(O::view_mut(&mut self.d_hidden, 0..n * shape.d));
         }
     }
 
-    fn forward_layers(&mut self, keep: bool, mut observer: Option<Observer>) {
+    fn forward_layers(&mut self, keep: Keep, mut observer: Option<Observer>) {
         let (ops, n, d) = (&self.ops, self.n, self.shape.d);
         let places = self.places.as_ref().expect("a batch was taken");
         let values = O::values(&self.weights);
         let table = O::view(values, self.layout.embedding());
         ops.embed(O::view_mut(&mut self.streams[0], 0..n * d), table, places);
         for layer in 0..self.matrices.len() {
-            let (at, from) = if keep { (layer, layer) } else { (0, layer % 2) };
-            let to = if keep { layer + 1 } else { (layer + 1) % 2 };
-            let [input, output] = self
-                .streams
-                .get_disjoint_mut([from, to])
-                .expect("two streams");
+            let streams = [layer, layer + 1].map(|at| at % self.streams.len());
+            let [input, output] = (self.streams.get_disjoint_mut(streams)).expect("two streams");
             let on = OnLayer {
                 ops,
                 shape: self.shape,
@@ -198,7 +188,7 @@ impl<O: Ops> Stack<O> {
                 matrices: &self.matrices[layer],
                 places,
             };
-            let kept = &mut self.layers[at];
+            let kept = &mut self.layers[layer % self.shape.layers_held(keep)];
             on.forward(kept, output, &mut self.act, input);
             if let Some(observe) = observer.as_mut() {
                 let Shape { f, heads, .. } = self.shape;
@@ -214,11 +204,7 @@ impl<O: Ops> Stack<O> {
                 }
             }
         }
-        let last = if keep {
-            self.matrices.len()
-        } else {
-            self.matrices.len() % 2
-        };
+        let last = self.matrices.len() % self.streams.len();
         ops.rms_norm(
             O::view_mut(&mut self.hidden, 0..n * d),
             O::view_mut(&mut self.hidden_scale, 0..n),
@@ -281,7 +267,7 @@ impl<O: Ops> Stack<O> {
         );
     }
 
-    fn backward_layers(&mut self) {
+    fn backward_layers(&mut self, keep: Keep) {
         let (ops, n, d) = (&self.ops, self.n, self.shape.d);
         let back = &mut self.back;
         let widths = self.shape.gradient_rows();
@@ -308,7 +294,12 @@ impl<O: Ops> Stack<O> {
                 matrices: &self.matrices[layer],
                 places,
             };
-            let (kept, input) = (&mut self.layers[layer], &self.streams[layer]);
+            let input = &self.streams[layer];
+            let kept = &mut self.layers[layer % self.shape.layers_held(keep)];
+            // Of the last layer everything is still there.
+            if keep == Keep::Streams && layer + 1 < self.matrices.len() {
+                on.activate(kept, input);
+            }
             on.backward(back, &mut self.grads, &mut self.act, kept, input);
         }
         ops.embed_backward(
@@ -346,18 +337,27 @@ impl<O: Ops> Engine for Stack<O> {
         self.ops.clear(O::view_mut(&mut self.grads, 0..len));
     }
 
+    fn recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
     fn forward(
         &mut self,
         batch: &Batch,
         keep: bool,
         observer: Option<Observer>,
     ) -> Result<(), ModelError> {
+        let keep = match (keep, self.recompute) {
+            (false, _) => Keep::Hidden,
+            (true, true) => Keep::Streams,
+            (true, false) => Keep::Everything,
+        };
         self.take_batch(batch, keep);
         entered(self, |stack| stack.forward_layers(keep, observer))
     }
 
     fn hidden(&self) -> Cow<'_, [f32]> {
-        assert!(self.state != State::Empty, "nothing was run forward yet");
+        assert!(self.kept.is_some(), "nothing was run forward yet");
         let len = self.n * self.shape.d;
         self.ops.read(O::view(&self.hidden, 0..len))
     }
@@ -369,9 +369,9 @@ impl<O: Ops> Engine for Stack<O> {
         gradient: bool,
         loss: HeadFn,
     ) -> Result<(), ModelError> {
-        assert!(self.state != State::Empty, "nothing was run forward yet");
+        let kept = self.kept.expect("nothing was run forward yet");
         assert!(
-            !gradient || self.state == State::Kept,
+            !gradient || kept.for_backward(),
             "gradients need a forward pass that keeps"
         );
         let len = self.layout.len();
@@ -394,15 +394,13 @@ impl<O: Ops> Engine for Stack<O> {
     }
 
     fn backward(&mut self) -> Result<(), ModelError> {
-        assert!(
-            self.state == State::Kept,
-            "backward needs a forward pass that keeps"
-        );
+        let kept = (self.kept.filter(|kept| kept.for_backward()))
+            .expect("backward needs a forward pass that keeps");
         let len = self.layout.len();
         assert_eq!(O::len(&self.grads), len, "gradients were never cleared");
         // Activations are replaced by gradients on the way: a second pass would read nonsense.
-        self.state = State::Hidden;
-        entered(self, Self::backward_layers)
+        self.kept = Some(Keep::Hidden);
+        entered(self, |stack| stack.backward_layers(kept))
     }
 
     fn start(&mut self, optimizer: AdamW) {

@@ -111,7 +111,7 @@ fn memory(params: &Params, known: &Known<'_>, reading: &Reading) -> Option<Held>
     let config = |port| facts::to_config(known.one(port)?, Head::Language);
     let (student, teacher) = (config("student")?, config("teacher")?);
     Some(
-        held(&student, Work::Train, rows, backend)
+        held(&student, facts::training_work(known), rows, backend)
             .beside(held(&teacher, Work::Read, rows, backend))
             .beside(kept_logits(&teacher, rows, backend)),
     )

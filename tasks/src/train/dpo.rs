@@ -15,7 +15,6 @@ use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, pr
 use super::records::TokenPair;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::memory::Work;
 use crate::model::{Core, Head};
 
 pub struct Dpo;
@@ -160,7 +159,7 @@ impl TaskKind for Dpo {
                 params.micro_batch_tokens,
                 Some(params.pairs_per_step),
             );
-            let (head, work) = (Head::Language, Work::Train);
+            let (head, work) = (Head::Language, facts::training_work(known));
             let memory = pair_batch::memory(known, Some(&model), head, work, rows, params.numerics);
             let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])

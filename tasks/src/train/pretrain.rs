@@ -16,7 +16,6 @@ use super::steps::{self, write_metrics};
 use super::token_objective::{TokenLoss, TokenObjective};
 use crate::facts;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::memory::Work;
 use crate::model::{AdamW, Config, Core, Head, Model};
 
 pub struct Pretrain;
@@ -179,7 +178,7 @@ impl TaskKind for Pretrain {
             let memory = facts::memory(
                 Some(&model),
                 Head::Language,
-                Work::Train,
+                facts::training_work(known),
                 reading.micro_batch(),
                 facts::backend(known, params.numerics),
             );

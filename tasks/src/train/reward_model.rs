@@ -16,7 +16,6 @@ use super::records::TokenPair;
 use super::reward_loss::bradley_terry;
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
-use crate::model::memory::Work;
 use crate::model::{Batch, Core, Head};
 
 pub struct RewardModel;
@@ -122,7 +121,7 @@ impl TaskKind for RewardModel {
                 params.micro_batch_tokens,
                 Some(params.pairs_per_step),
             );
-            let (head, work) = (Head::Score, Work::Train);
+            let (head, work) = (Head::Score, facts::training_work(known));
             let memory = pair_batch::memory(known, Some(&model), head, work, rows, params.numerics);
             let cost = facts::training(&model, tokens, None, memory);
             facts::prediction(cost, [("model", model), ("metrics", steps)])

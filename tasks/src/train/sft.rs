@@ -20,7 +20,6 @@ use crate::formats::chat::Conversation;
 use crate::formats::documents::Records;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::Head;
-use crate::model::memory::Work;
 
 pub struct Sft;
 
@@ -139,7 +138,7 @@ impl TaskKind for Sft {
             let memory = facts::memory(
                 Some(&model),
                 Head::Language,
-                Work::Train,
+                facts::training_work(known),
                 params.micro_batch(),
                 facts::backend(known, params.numerics),
             );

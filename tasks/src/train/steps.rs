@@ -117,6 +117,7 @@ impl<'a> Run<'a> {
             }
         };
         let mut core = Core::new(model, device)?;
+        core.recompute(context.recompute());
         core.start(optimizer);
         Ok(Self {
             training,

@@ -104,6 +104,12 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// Does not keep what can be computed again.
+    pub fn recompute(mut self, recompute: bool) -> Self {
+        self.request.recompute = recompute;
+        self
+    }
+
     /// Continues in the state that an earlier attempt left (a copy of its `partial` directory).
     pub fn partial(mut self, partial: PathBuf) -> Self {
         self.request.partial = partial;
@@ -232,13 +238,18 @@ impl Done {
 
     /// One digest over every file of the output: equal bytes, equal digest.
     pub fn digest(&self, port: &str) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        for file in files_below(self.path(port)) {
-            let bytes = std::fs::read(&file).expect("an output file reads");
-            hasher.update(blake3::hash(&bytes).as_bytes());
-        }
-        Digest::from_bytes(*hasher.finalize().as_bytes())
+        digest(self.path(port))
     }
+}
+
+/// One digest over every file of a tree.
+pub fn digest(path: &Path) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for file in files_below(path) {
+        let bytes = std::fs::read(&file).expect("a file reads");
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    Digest::from_bytes(*hasher.finalize().as_bytes())
 }
 
 /// What the kind says of a task with these params and facts, without running it.
@@ -247,6 +258,17 @@ pub fn predict(
     kind: &str,
     params: Value,
     inputs: &[(&str, Facts)],
+) -> Result<Prediction, Vec<Complaint>> {
+    predict_run(kinds, kind, params, inputs, false)
+}
+
+/// The same, where it is said whether it recomputes.
+pub fn predict_run(
+    kinds: &Kinds,
+    kind: &str,
+    params: Value,
+    inputs: &[(&str, Facts)],
+    recompute: bool,
 ) -> Result<Prediction, Vec<Complaint>> {
     let Some(Body::BuiltIn {
         resolve, predict, ..
@@ -259,6 +281,7 @@ pub fn predict(
         task: kind,
         inputs: BTreeMap::new(),
         on_gpu: false,
+        recompute,
     };
     for (port, facts) in inputs {
         let bound = known.inputs.entry((*port).to_owned()).or_default();

@@ -170,7 +170,7 @@ fn a_composite_becomes_its_steps() {
         kind = "rounds"
         inputs = { init = ":base", documents = ["a.jsonl", "b.jsonl"] }
         params = { rounds = 3, hidden = 8 }
-        run = { device = "cpu", timeout = "1h", threads = 2, attempts = 3, slots = { disk = 1 } }
+        run = { device = "cpu", timeout = "1h", threads = 2, recompute = true, attempts = 3, slots = { disk = 1 } }
         protect = true
         temporary = true
         [task.base]
@@ -210,6 +210,7 @@ fn a_composite_becomes_its_steps() {
     assert_eq!(step.run.device, Device::Cpu);
     assert_eq!(step.run.timeout.unwrap().as_secs(), 3600);
     assert_eq!((step.run.threads, step.run.attempts), (Some(2), 3));
+    assert!(step.run.recompute);
     let (provider, port) = kananafile.composites["rounds"].outputs["model"];
     assert_eq!(kananafile.graph.task(provider).name, steps[2]);
     assert_eq!(port, 0);

@@ -126,6 +126,7 @@ impl<O: Ops> OnLayer<'_, O> {
         self.ops.linear_dw(dw, dy, x, matrix.inputs);
     }
 
+    /// From the input of the layer to its output.
     pub fn forward(
         &self,
         kept: &mut Activations<O>,
@@ -133,6 +134,21 @@ impl<O: Ops> OnLayer<'_, O> {
         act: &mut O::Buffer,
         input: &O::Buffer,
     ) {
+        self.activate(kept, input);
+        let (ops, Shape { d, f, .. }) = (self.ops, self.shape);
+        ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
+        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
+        ops.linear(
+            self.all_mut(output, d),
+            Into::Add,
+            self.all(act, f),
+            self.weights,
+            &self.matrices.down,
+        );
+    }
+
+    /// Everything that backward reads of the layer, from its input: what forward leaves, and the same bits.
+    pub fn activate(&self, kept: &mut Activations<O>, input: &O::Buffer) {
         let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
         let Shape {
             d, f, eps, heads, ..
@@ -187,15 +203,6 @@ impl<O: Ops> OnLayer<'_, O> {
             self.all(&kept.post, d),
             weights,
             &of.gate_up,
-        );
-        ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
-        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
-        ops.linear(
-            self.all_mut(output, d),
-            Into::Add,
-            self.all(act, f),
-            weights,
-            &of.down,
         );
     }
 

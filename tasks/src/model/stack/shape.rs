@@ -8,6 +8,24 @@ use crate::model::config::Config;
 use crate::model::layout::LayerRanges;
 use crate::model::ops::{Heads, Matrix};
 
+/// What a forward pass leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Hidden states.
+    Hidden,
+    /// The residual stream before each layer: backward runs every layer forward again from there.
+    Streams,
+    /// Everything that backward reads.
+    Everything,
+}
+
+impl Keep {
+    /// Whether backward can follow.
+    pub fn for_backward(self) -> bool {
+        self != Self::Hidden
+    }
+}
+
 /// Widths of one model's rows.
 #[derive(Clone, Copy)]
 pub struct Shape {
@@ -33,14 +51,21 @@ impl Shape {
         }
     }
 
-    /// Layers whose activations are there at the same time: all where backward follows, else one that all share.
-    pub fn layers_held(&self, keep: bool) -> usize {
-        if keep { self.layers } else { 1 }
+    /// Layers whose activations are there at the same time: all, or one that all share.
+    pub fn layers_held(&self, keep: Keep) -> usize {
+        match keep {
+            Keep::Everything => self.layers,
+            Keep::Hidden | Keep::Streams => 1,
+        }
     }
 
     /// Residual streams `[N, d]`: before each layer and after the last, or two that take turns.
-    pub fn streams_held(&self, keep: bool) -> usize {
-        if keep { self.layers + 1 } else { 2 }
+    pub fn streams_held(&self, keep: Keep) -> usize {
+        if keep.for_backward() {
+            self.layers + 1
+        } else {
+            2
+        }
     }
 
     /// Rows that a forward pass leaves behind of each layer that is held.
@@ -55,8 +80,8 @@ impl Shape {
     }
 
     /// Rows that a pass has once: input of the last product of a layer, hidden states, their gradient.
-    pub fn pass_rows(&self, keep: bool) -> [usize; 3] {
-        [self.f, self.d, if keep { self.d } else { 0 }]
+    pub fn pass_rows(&self, keep: Keep) -> [usize; 3] {
+        [self.f, self.d, if keep.for_backward() { self.d } else { 0 }]
     }
 
     /// Rows of gradients on their way back.
