@@ -146,11 +146,11 @@ async fn make_last(store: Store) -> Error {
     const GROUP: Duration = Duration::from_millis(100);
     loop {
         tokio::time::sleep(GROUP).await;
+        if !store.has_pending() {
+            continue;
+        }
         let store = store.clone();
-        let committed = tokio::task::spawn_blocking(move || match store.has_pending() {
-            true => store.commit(),
-            false => Ok(()),
-        });
+        let committed = tokio::task::spawn_blocking(move || store.commit());
         if let Ok(Err(error)) = committed.await {
             return error;
         }
@@ -528,10 +528,11 @@ impl<'a> Driver<'a> {
 
     fn save_memos(&mut self) {
         let mut blobs = self.shared.blobs.clone();
-        let receipts = self.receipts.values();
-        self.shared
-            .store
-            .note_blobs(&mut blobs, receipts.flat_map(|receipt| receipt.blobs()));
+        // What was there before was looked at when it was planned.
+        let built = self.receipts.iter();
+        let built = built.filter(|(id, _)| *self.scheduler.state(**id) == State::Built);
+        let made = built.flat_map(|(_, receipt)| receipt.blobs());
+        self.shared.store.note_blobs(&mut blobs, made);
         for (name, memo) in [("blobs", &blobs), ("latest", &self.latest)] {
             if let Err(error) = self.shared.store.save_memo(name, memo) {
                 self.shared.events.warn(error.to_string());

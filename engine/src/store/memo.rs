@@ -4,9 +4,10 @@
 //! before it was seen that a later change could carry the same timestamp is not trusted (git calls it racy).
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -86,14 +87,15 @@ struct Entry {
 /// Path → stat → digest.
 #[derive(Debug, Clone, Default)]
 pub struct Memo {
-    entries: HashMap<PathBuf, Entry>,
+    /// By paths as text: a path is hashed component by component.
+    entries: HashMap<OsString, Entry>,
     is_new: bool,
 }
 
 impl Memo {
     /// What is known of the content at `path`, which now has this stamp.
     pub fn seen(&self, path: &Path, stamp: &Stamp) -> Seen {
-        match self.entries.get(path) {
+        match self.entries.get(path.as_os_str()) {
             None => Seen::Never,
             Some(entry) if entry.stamp == *stamp && !stamp.is_racy(entry.seen_ns) => {
                 Seen::Same(entry.digest)
@@ -104,7 +106,7 @@ impl Memo {
 
     /// The content at `path` when it was last noted, whatever it is now.
     pub fn last(&self, path: &Path) -> Option<Digest> {
-        self.entries.get(path).map(|entry| entry.digest)
+        self.entries.get(path.as_os_str()).map(|entry| entry.digest)
     }
 
     /// Notes that the file, which had this stamp at `seen_ns` (taken before the stat), has this content.
@@ -114,7 +116,7 @@ impl Memo {
             digest,
             seen_ns,
         };
-        self.entries.insert(path, entry);
+        self.entries.insert(path.into(), entry);
         self.is_new = true;
     }
 
@@ -167,7 +169,7 @@ impl Memo {
         sorted.sort_unstable_by_key(|(path, _)| path.as_os_str());
         let mut bytes = MAGIC.to_vec();
         for (path, entry) in sorted {
-            let name = path.as_os_str().as_bytes();
+            let name = path.as_bytes();
             bytes.extend((name.len() as u64).to_le_bytes());
             bytes.extend(name);
             bytes.extend(entry.stamp.size.to_le_bytes());
@@ -187,7 +189,7 @@ fn warning(path: &Path, cause: &str) -> String {
     format!("`{}`: {cause}; files are read again", path.display())
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<PathBuf, Entry>> {
+fn decode(bytes: &[u8]) -> Option<HashMap<OsString, Entry>> {
     let (body, checksum) = bytes.split_last_chunk::<32>()?;
     if blake3::hash(body).as_bytes() != checksum {
         return None;
@@ -206,7 +208,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<PathBuf, Entry>> {
         };
         let seen_ns = i64::from_le_bytes(take(&mut rest)?);
         let digest = Digest::from_bytes(take(&mut rest)?);
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(name));
+        let path = OsString::from_vec(name.to_vec());
         entries.insert(
             path,
             Entry {

@@ -24,6 +24,7 @@ mod past;
 mod receipts;
 mod seal;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -165,5 +166,11 @@ impl Store {
 fn fanned(parent: &Path, digest: &Digest, extension: &str) -> PathBuf {
     let hex = digest.to_hex();
     let (head, tail) = hex.split_at(2);
-    parent.join(head).join(format!("{tail}{extension}"))
+    let mut path =
+        OsString::with_capacity(parent.as_os_str().len() + hex.len() + extension.len() + 2);
+    path.push(parent);
+    for part in ["/", head, "/", tail, extension] {
+        path.push(part);
+    }
+    path.into()
 }
