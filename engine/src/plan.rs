@@ -2,6 +2,7 @@
 //!
 //! A pure function of a graph, a snapshot of the disk, and receipts. It reads nothing itself.
 
+mod known;
 #[cfg(test)]
 mod tests;
 mod why;
@@ -19,6 +20,7 @@ use crate::graph::{Binding, Graph, InputPort, Origin, SourceId, Task, TaskId};
 use crate::key::{InputEntry, Manifest, ProgramEntry};
 use crate::receipt::Receipt;
 
+pub use known::Known;
 pub use why::reasons;
 
 /// What `scan` found on disk.
@@ -232,77 +234,6 @@ impl Plan {
     }
 }
 
-/// Content of what tasks read, as far as it is known: sources from the snapshot, outputs as tasks are resolved.
-#[derive(Debug, Clone)]
-pub struct Known {
-    sources: BTreeMap<SourceId, (Arc<Content>, Digest)>,
-    outputs: BTreeMap<TaskId, Delivery>,
-}
-
-/// What a task gave, with the digest of each output in the order of [`Task::outputs`].
-#[derive(Debug, Clone)]
-struct Delivery {
-    receipt: Arc<Receipt>,
-    digests: Vec<Digest>,
-}
-
-impl Known {
-    pub fn new(snapshot: &Snapshot) -> Self {
-        let sources = snapshot.sources.iter().filter_map(|(id, content)| {
-            let content = content.as_ref().ok()?;
-            Some((*id, (Arc::clone(content), content.digest())))
-        });
-        Self {
-            sources: sources.collect(),
-            outputs: BTreeMap::new(),
-        }
-    }
-
-    /// States what a task gave: the receipt of a hit, or of a finished execution.
-    ///
-    /// # Panics
-    /// If the receipt lacks an output of the task; [`decide`] never calls such a receipt a hit.
-    pub fn insert(&mut self, graph: &Graph, task: TaskId, receipt: Arc<Receipt>) {
-        let digests = graph
-            .task(task)
-            .outputs
-            .iter()
-            .map(|port| receipt.outputs[&port.name].digest())
-            .collect();
-        self.outputs.insert(task, Delivery { receipt, digests });
-    }
-
-    /// The receipt of a task that is resolved.
-    pub fn receipt(&self, task: TaskId) -> Option<&Arc<Receipt>> {
-        self.outputs.get(&task).map(|delivery| &delivery.receipt)
-    }
-
-    /// Content and digest of an input.
-    pub fn content(&self, graph: &Graph, from: Origin) -> Option<(&Content, Digest)> {
-        match from {
-            Origin::Source(id) => {
-                let (content, digest) = self.sources.get(&id)?;
-                Some((content, *digest))
-            }
-            Origin::Task { task, port } => {
-                let delivery = self.outputs.get(&task)?;
-                let name = &graph.task(task).outputs[port as usize].name;
-                let digest = delivery.digests[port as usize];
-                Some((&delivery.receipt.outputs[name], digest))
-            }
-        }
-    }
-
-    /// Measured facts of an input; none for sources.
-    pub fn facts(&self, graph: &Graph, from: Origin) -> Option<&BTreeMap<String, Value>> {
-        let Origin::Task { task, port } = from else {
-            return None;
-        };
-        let name = &graph.task(task).outputs[port as usize].name;
-        self.outputs.get(&task)?.receipt.facts.get(name)
-    }
-}
-
 /// The status of every task that `goals` need.
 pub fn plan(graph: &Graph, snapshot: &Snapshot, receipts: &dyn Receipts, goals: &[TaskId]) -> Plan {
     let wanted = goals.iter().copied().collect();
@@ -466,7 +397,7 @@ fn blockers(graph: &Graph, task: &Task, snapshot: &Snapshot) -> Vec<Blocker> {
 }
 
 fn waits_for(graph: &Graph, id: TaskId, known: &Known) -> Vec<TaskId> {
-    let is_open = |id: &&TaskId| !known.outputs.contains_key(*id);
+    let is_open = |id: &&TaskId| known.receipt(**id).is_none();
     graph
         .dependencies(id)
         .iter()
