@@ -163,7 +163,7 @@ fn results(project: &Project) -> BTreeMap<String, Vec<u8>> {
             // What a task gave is content; the record beside it tells when and from what.
             match path.is_dir() {
                 true => folders.push(path),
-                false if entry.file_name() == "receipt" => {}
+                false if entry.file_name() == ".receipt" => {}
                 false => {
                     let name = path
                         .strip_prefix(&latest)

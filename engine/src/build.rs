@@ -21,6 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 pub use machine::{instruction_set, resources};
 pub(crate) use spare::spares;
 
@@ -107,9 +109,11 @@ pub struct Outcome {
 impl Outcome {
     /// True when every goal is there.
     pub fn is_complete(&self) -> bool {
-        self.states
-            .values()
-            .all(|state| matches!(state, State::Hit | State::Built))
+        !self.states.is_empty()
+            && self
+                .states
+                .values()
+                .all(|state| matches!(state, State::Hit | State::Built))
     }
 
     /// True when another plan of the same goals gets further.
@@ -118,20 +122,43 @@ impl Outcome {
         self.is_short && !self.was_asked && !self.states.values().any(has_failed)
     }
 
+    /// Of a build that the user ended before it began.
+    pub fn unbegun() -> Self {
+        Self {
+            build: String::new(),
+            states: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            totals: Totals::default(),
+            was_asked: true,
+            is_short: false,
+        }
+    }
+
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
-        self.was_asked && !self.is_complete()
+        self.was_asked && (self.states.is_empty() || !self.is_complete())
     }
 }
 
-/// Makes a store ready for a build, and waits while results are removed from it. From then on nothing goes; what was
-/// looked up before still holds if [`Store::removals`] is what it was.
-pub async fn enter(store: &Store) -> Result<Presence, Error> {
+/// Makes a store ready for a build, and waits while results are removed from it, until the user has enough (`None`). From
+/// then on nothing goes; what was looked up before still holds if [`Store::removals`] is what it was.
+pub async fn enter(
+    store: &Store,
+    events: &Events,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<Option<Presence>, Error> {
     store.create()?;
+    let mut has_said = false;
     loop {
-        match store.enter()? {
-            Some(presence) => return Ok(presence),
-            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        if let Some(presence) = store.enter()? {
+            return Ok(Some(presence));
+        }
+        if !std::mem::replace(&mut has_said, true) {
+            events.warn("waiting: another kbuild is removing results from the cache");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            Ok(_) = stop.wait_for(|wanted| *wanted != Stop::No) => return Ok(None),
         }
     }
 }
@@ -146,7 +173,7 @@ pub async fn build(
     presence: &Presence,
     options: Options,
     events: Events,
-    stop: tokio::sync::watch::Receiver<Stop>,
+    stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
     driver::drive(prepared, presence, options, events, stop).await
 }

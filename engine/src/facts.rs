@@ -3,6 +3,7 @@
 //! The engine carries facts and compares them; only the kinds know what they mean (`hidden_size`, `vocab`, …).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +19,17 @@ pub enum Fact {
     /// Whatever the named port turns out to hold: two symbols are the same thing exactly when they are equal.
     /// (Two vocabularies of the same size are not the same vocabulary.)
     Symbol(String),
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(Value::String(text)) => f.write_str(text),
+            Self::Known(value) => write!(f, "{value}"),
+            Self::Bounded { min, max } => write!(f, "{min} to {max}"),
+            Self::Symbol(port) => write!(f, "that of `{port}`"),
+        }
+    }
 }
 
 /// Facts by name. A name that is absent is unknown, never guessed.

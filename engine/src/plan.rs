@@ -450,14 +450,19 @@ fn usable(task: &Task, lookup: Lookup) -> Lookup {
     let (Lookup::Found(receipt) | Lookup::Dropped(receipt)) = &lookup else {
         return lookup;
     };
-    let lacking = task
-        .outputs
-        .iter()
-        .find(|port| !receipt.outputs.contains_key(&port.name));
-    match lacking {
-        Some(port) => Lookup::Unusable(format!("its receipt lacks the output `{}`", port.name)),
-        None => lookup,
+    for port in &task.outputs {
+        let name = &port.name;
+        match receipt.outputs.get(name) {
+            None => return Lookup::Unusable(format!("its receipt lacks the output `{name}`")),
+            // The format of a plugin's output is no part of its key.
+            Some(content) if !port.mapped && content.shape() != port.shape => {
+                let detail = format!("its output `{name}` is laid out as another format's");
+                return Lookup::Unusable(detail);
+            }
+            Some(_) => {}
+        }
     }
+    lookup
 }
 
 /// The parts of a task that maps.

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::Events;
 use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
-use crate::kananafile::{self, Kananafile, Problem};
+use crate::kananafile::{self, Kananafile, Problem, Severity};
 use crate::kind::Kinds;
 use crate::plan::{self, Status};
 use crate::runner::Stop;
@@ -84,13 +84,56 @@ impl Project {
         &self.graph
     }
 
-    /// A problem for every source that is not there, at the first task that reads it. Reads no content.
+    /// A problem for every source and program file that is not there, at the first task that reads it, and a warning for
+    /// every argument that is a file here and decides nothing. Reads no content.
     pub fn missing_sources(&self) -> Vec<Problem> {
-        self.workspace
-            .missing(&self.graph)
-            .into_iter()
-            .map(|(id, cause)| self.missing_source(id, &cause))
-            .collect()
+        let missing = self.workspace.missing(&self.graph).into_iter();
+        let missing = missing.map(|(id, cause)| self.missing_source(id, &cause));
+        missing.chain(self.program_problems()).collect()
+    }
+
+    /// Each file once, at the first task.
+    fn program_problems(&self) -> Vec<Problem> {
+        let is_file = |name: &str| self.workspace.root().join(name).is_file();
+        let mut seen = BTreeSet::new();
+        let mut problems = Vec::new();
+        for (_, task) in self.graph.tasks() {
+            let Some(program) = task.executor.program() else {
+                continue;
+            };
+            for file in program.files.iter().filter(|file| !is_file(file)) {
+                if seen.insert(file) {
+                    let message = format!("program file `{file}` does not exist");
+                    let help = "put it there, or correct `files`";
+                    problems.push(self.at_mention(task, file, message, help));
+                }
+            }
+            let arguments = program.argv.iter().skip(1);
+            let undeclared = |name: &&String| is_file(name) && !program.files.contains(*name);
+            for argument in arguments.filter(undeclared) {
+                if seen.insert(argument) {
+                    let message =
+                        format!("`{argument}` is a file, and a change of it is not noticed");
+                    let help = "a program belongs into `files`, data into `inputs`";
+                    let problem = self.at_mention(task, argument, message, help);
+                    problems.push(Problem {
+                        severity: Severity::Warning,
+                        ..problem
+                    });
+                }
+            }
+        }
+        problems
+    }
+
+    /// A problem where a task first writes a word; at the task where it does not.
+    fn at_mention(&self, task: &Task, word: &str, message: String, help: &str) -> Problem {
+        let file = &task.place.file;
+        let text = self.workspace.read(file).unwrap_or_default();
+        let span = task.place.span.clone();
+        let written = text.get(span.start..).and_then(|rest| rest.find(word));
+        let written = written.map(|at| span.start + at..span.start + at + word.len());
+        Problem::at(file, &text, written.unwrap_or(span), message, help)
     }
 
     fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
@@ -105,22 +148,11 @@ impl Project {
             task.bindings()
                 .any(|binding| binding.from == Origin::Source(id))
         };
-        let place = self
-            .graph
-            .tasks()
-            .map(|(_, task)| task)
-            .find(reads)
-            .map(|task| &task.place);
-        let file = place.map_or("", |place| place.file.as_str());
-        let text = self.workspace.read(file).unwrap_or_default();
-        let task = place.map_or(0..0, |place| place.span.clone());
-        let written = text
-            .get(task.start..)
-            .and_then(|rest| rest.find(pattern.as_str()));
-        let span = written.map_or(task.clone(), |at| {
-            task.start + at..task.start + at + pattern.len()
-        });
-        Problem::at(file, &text, span, format!("source {cause}"), help)
+        let message = format!("source {cause}");
+        match self.graph.tasks().map(|(_, task)| task).find(reads) {
+            Some(task) => self.at_mention(task, pattern, message, help),
+            None => Problem::at("", "", 0..0, message, help),
+        }
     }
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.
@@ -176,7 +208,9 @@ impl Project {
     ) -> Result<Outcome, Error> {
         /// Whoever never gives the same twice is not followed for ever.
         const MOST_PLANS: usize = 8;
-        let presence = build::enter(&self.store).await?;
+        let Some(presence) = build::enter(&self.store, &events, stop.clone()).await? else {
+            return Ok(Outcome::unbegun());
+        };
         let goals = prepared.goals.clone();
         if self.store.removals() != prepared.removals {
             prepared = self.prepare(&goals);

@@ -88,10 +88,18 @@ impl Workspace {
             .collect()
     }
 
-    /// The directories whose entries decide which files a source has: what appears in one of them, or goes, changes
-    /// its time. `None` when they are too many to look at.
-    pub fn directories(&self, source: &Source, laid: &Laid) -> Option<Vec<PathBuf>> {
-        lay::directories(&self.root, source, laid)
+    /// The directories whose entries decide which files a source has, and how they looked before it was found to be
+    /// laid out as `laid` is: what appears in one of them, or goes, changes its time. `None` when they are too many to
+    /// look at, or the source is laid out in another way by now.
+    pub fn unchanged(&self, source: &Source, laid: &Laid) -> Option<Vec<(PathBuf, Stamp)>> {
+        let directories = lay::directories(&self.root, source, laid)?;
+        let look = |path: PathBuf| {
+            let metadata = fs::metadata(&path).ok()?;
+            Some((path, Stamp::of(&metadata)))
+        };
+        let looked = directories.into_iter().map(look).collect::<Option<_>>()?;
+        let is_so = lay::lay(&self.root, source).is_ok_and(|now| now == *laid);
+        is_so.then_some(looked)
     }
 
     /// Digests what `tasks` read from the workspace: sources, program files, environment. `memo` saves reading what
@@ -168,16 +176,16 @@ impl Workspace {
         path.strip_prefix(&self.root).unwrap_or(path)
     }
 
-    /// Those of the files that are no longer what they were in the scan.
+    /// Those of the files that are no longer what they were in the scan; of each its path, and where it is looked at.
     pub fn moved<'a>(
         &self,
         scan: &Scan,
-        files: impl IntoIterator<Item = &'a Path>,
+        files: impl IntoIterator<Item = (&'a Path, &'a Path)>,
     ) -> Vec<PathBuf> {
         files
             .into_iter()
-            .filter(|path| scan.looks.get(*path).is_none_or(|look| look.is_past(path)))
-            .map(|path| self.relative(path).to_owned())
+            .filter(|(name, place)| scan.looks.get(*name).is_none_or(|look| look.is_past(place)))
+            .map(|(name, _)| self.relative(name).to_owned())
             .collect()
     }
 }
@@ -203,6 +211,11 @@ impl Scan {
             (parts.len() > 1).then(|| (content.digest(), parts))
         });
         several.collect()
+    }
+
+    /// How a file looked when it was read.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        self.looks.get(path).map(|look| look.stamp)
     }
 
     /// Where the files of a source lie, if it could be read.

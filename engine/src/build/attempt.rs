@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::claim::{Claim, claim};
 use super::driver::Job;
 use super::machine;
 use super::mapped;
-use super::outputs::{self, broken};
-use super::stage::{Staged, stage};
+use super::outputs;
+use super::stage::{Lent, Staged, Watched, stage};
 use crate::artifact::Content;
 use crate::error::Error;
 use crate::event::BuildEvent;
@@ -25,7 +25,7 @@ use crate::graph::{Executor, Program, Task};
 use crate::key::Manifest;
 use crate::receipt::{self, Receipt, Text};
 use crate::runner::{Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run};
-use crate::store::{Lock, remove_tree};
+use crate::store::{BlobState, Lock, remove_tree};
 
 /// Measured facts by output port.
 pub type Measured = BTreeMap<String, BTreeMap<String, Value>>;
@@ -90,19 +90,19 @@ async fn whole(job: &Arc<Job>, lock: Lock) -> Result<Receipt, Failure> {
 pub async fn prepare(job: &Arc<Job>, parts: Vec<crate::plan::Part>) -> Result<Staged, Failure> {
     let job = Arc::clone(job);
     blocking(move || {
-        unmoved(&job, all_watched(&job).iter().map(PathBuf::as_path))?;
+        unmoved(&job, &all_watched(&job))?;
         stage(&job, &parts.iter().collect::<Vec<_>>())
     })
     .await
 }
 
 /// Program files; the files of sources are looked at when the attempt ends.
-fn all_watched(job: &Job) -> Vec<PathBuf> {
+fn all_watched(job: &Job) -> Vec<Watched> {
     let sources = job.shared.graph.sources_of(&[job.id]);
     sources
         .into_iter()
         .filter_map(|id| job.shared.scan.files(id))
-        .flat_map(|laid| laid.files().into_iter().map(Path::to_owned))
+        .flat_map(|laid| laid.files().into_iter().map(Watched::itself))
         .collect()
 }
 
@@ -136,6 +136,13 @@ pub async fn attempt(
     lock.record(&Attempt::new(&mark))?;
     let running = run(launch, sender, job.stop.subscribe());
     let (ended, ()) = tokio::join!(running, listener(receiver));
+    unharmed(
+        job,
+        staged
+            .lent
+            .iter()
+            .chain(staged.lent_by_part.values().flatten()),
+    )?;
     match ended.failure {
         Some(failure) => {
             let failure = blame(failure, &staged.inputs(), job.shared.workspace.root());
@@ -147,12 +154,11 @@ pub async fn attempt(
 
 fn launch(job: &Job, staged: &Staged, mark: &str, lock: OwnedFd) -> Launch {
     let task = job.task();
-    let gpus: Vec<String> = job.grant.gpus.iter().map(u32::to_string).collect();
     let mut environment: BTreeMap<String, Option<OsString>> = declared(job, task);
     environment.insert("TMPDIR".to_owned(), Some(staged.scratch().into()));
     environment.insert(
         "CUDA_VISIBLE_DEVICES".to_owned(),
-        Some(gpus.join(",").into()),
+        Some(machine::visible_cards(&job.grant.gpus).into()),
     );
     environment.insert(MARK.to_owned(), Some(mark.into()));
     Launch {
@@ -253,7 +259,7 @@ fn conclude(
             outputs::survey(&out, &port.name, path, port.shape)?,
         );
     }
-    unmoved(job, staged.watched.iter().map(PathBuf::as_path))?;
+    unmoved(job, &staged.watched)?;
     let outputs = laid
         .iter()
         .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))
@@ -274,17 +280,46 @@ pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
             continue;
         };
         if let Some((name, predicted, found)) = predicted.contradictions(facts).first() {
-            let predicted = serde_json::to_string(predicted).unwrap_or_default();
             let message =
                 format!("output `{port}`: `{name}` was predicted as {predicted} and is {found}");
-            return Err(broken(message).help("a fact that a `[source]` declares is wrong, or this is a defect of the kind: then please report it"));
+            return Err(Failure::new(FailureClass::Bug, message).help(
+                "either a fact that a `[source]` declares is wrong, or this is a defect of the kind: then please \
+                 report it",
+            ));
         }
     }
     Ok(())
 }
 
+/// Refuses a result of a task that wrote to what it was lent: others read that, too. What it wrote to is given up, so
+/// that whoever made it makes it again.
+pub fn unharmed<'a>(job: &Job, lent: impl IntoIterator<Item = &'a Lent>) -> Result<(), Failure> {
+    let store = &job.shared.store;
+    let is_harmed = |lent: &&Lent| {
+        store.stamp(&lent.blob) != lent.stamp && store.verify(&lent.blob) != BlobState::Sound
+    };
+    let harmed: Vec<&Lent> = lent.into_iter().filter(is_harmed).collect();
+    let Some(first) = harmed.first() else {
+        return Ok(());
+    };
+    for lent in &harmed {
+        store.give_up(&lent.blob)?;
+    }
+    let message = format!(
+        "it wrote to its input `{}`, which belongs to the cache",
+        first.label
+    );
+    Err(Failure::new(FailureClass::Bug, message)
+        .help("let it write to its outputs or to a copy; the next build makes the input again"))
+}
+
 /// Refuses a result whose inputs changed while it was made: nobody knows which of them it saw.
-pub fn unmoved<'a>(job: &Job, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+pub fn unmoved<'a>(
+    job: &Job,
+    watched: impl IntoIterator<Item = &'a Watched>,
+) -> Result<(), Failure> {
+    let files = watched.into_iter();
+    let files = files.map(|file| (file.name.as_path(), file.place.as_path()));
     let moved = job.shared.workspace.moved(&job.shared.scan, files);
     let Some(first) = moved.first() else {
         return Ok(());

@@ -32,9 +32,14 @@ fn is_full(folder: &Path) -> bool {
 /// The failure with every path below `inputs` replaced by the file that it leads to, relative to `root` where it is there.
 pub fn blame(mut failure: Failure, inputs: &Path, root: &Path) -> Failure {
     let inputs = format!("{}/", inputs.display());
+    // Sources are linked where they really lie.
+    let real = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
     let origin = |path: &str| {
         let target = fs::read_link(path).ok()?;
-        let shown = target.strip_prefix(root).unwrap_or(&target);
+        let shown = target
+            .strip_prefix(root)
+            .or_else(|_| target.strip_prefix(&real));
+        let shown = shown.unwrap_or(&target);
         Some(shown.display().to_string())
     };
     failure.message = replace_paths(&failure.message, &inputs, origin);

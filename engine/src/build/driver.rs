@@ -2,7 +2,8 @@
 
 mod temporary;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ struct Driver<'a> {
     receipts: BTreeMap<TaskId, Arc<Receipt>>,
     works: BTreeMap<TaskId, Work>,
     stops: BTreeMap<TaskId, watch::Sender<Stop>>,
+    /// Names under which anything was built before, once somebody asks.
+    built: OnceCell<HashSet<String>>,
     /// Held tasks that were announced.
     announced: BTreeSet<TaskId>,
     /// Tasks whose work another process did.
@@ -102,7 +105,7 @@ pub async fn drive(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    prepared.store.sweep();
+    prepared.store.sweep(presence);
     let (ended, mut attempts) = mpsc::unbounded_channel();
     let mut driver = Driver::new(prepared, presence, options, events, ended)?;
     let mut commands: VecDeque<Command> = driver.scheduler.start().into();
@@ -189,7 +192,7 @@ impl<'a> Driver<'a> {
         let tasks = prepared.graph.reach(&prepared.goals);
         let schedule = schedule::Options {
             keep_going: options.keep_going,
-            durations: durations(&prepared.graph, &tasks, &history),
+            durations: durations(&prepared.graph, &prepared.plan, &history),
         };
         let scheduler =
             Scheduler::new(&prepared.graph, &tasks, options.resources.clone(), schedule);
@@ -216,6 +219,7 @@ impl<'a> Driver<'a> {
             receipts: BTreeMap::new(),
             works: BTreeMap::new(),
             stops: BTreeMap::new(),
+            built: OnceCell::new(),
             announced: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
             absent: BTreeSet::new(),
@@ -260,13 +264,13 @@ impl<'a> Driver<'a> {
     fn is_held(&self, id: TaskId) -> bool {
         let task = self.shared.graph.task(id);
         let store = &self.shared.store;
+        let built = || {
+            let receipts = || store.receipts().into_iter().map(|receipt| receipt.task);
+            self.built.get_or_init(|| receipts().collect())
+        };
         task.protect
             && !self.shared.options.allowed.contains(&task.name)
-            && (store.last(&task.name).is_some()
-                || store
-                    .receipts()
-                    .iter()
-                    .any(|receipt| receipt.task == task.name))
+            && (store.last(&task.name).is_some() || built().contains(&task.name))
     }
 
     fn obey(&mut self, command: Command) -> Vec<Command> {
@@ -559,9 +563,10 @@ fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
     history
 }
 
-fn durations(graph: &Graph, tasks: &[TaskId], history: &History) -> BTreeMap<TaskId, f64> {
-    tasks
-        .iter()
-        .filter_map(|id| Some((*id, history.elapsed(&graph.task(*id).name)?.as_secs_f64())))
+/// What tasks took, of those that may run.
+fn durations(graph: &Graph, plan: &Plan, history: &History) -> BTreeMap<TaskId, f64> {
+    let running = plan.tasks.iter().filter(|(_, status)| status.may_run());
+    running
+        .filter_map(|(id, _)| Some((*id, history.elapsed(&graph.task(*id).name)?.as_secs_f64())))
         .collect()
 }

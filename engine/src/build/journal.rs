@@ -1,7 +1,7 @@
 //! The log of a build: its name, its directory, and every event as a line of `events.jsonl`.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -67,7 +67,8 @@ impl Journal {
             return Ok(consumer);
         }
         let path = self.directory.join("events.jsonl");
-        let file = Mutex::new(File::create(&path).doing("write", &path)?);
+        let file = File::create(&path).doing("write", &path)?;
+        let file = Mutex::new(BufWriter::new(file));
         let begun = Instant::now();
         Ok(Events::new(move |event| {
             let line = Line {
@@ -77,6 +78,10 @@ impl Journal {
             if let (Ok(mut line), Ok(mut file)) = (serde_json::to_vec(&line), file.lock()) {
                 line.push(b'\n');
                 let _ = file.write_all(&line);
+                // Of what was done before there may be ten thousand in a row, and nobody waits for one of them.
+                if !matches!(event, BuildEvent::Hit { .. }) {
+                    let _ = file.flush();
+                }
             }
             consumer.send(event);
         }))

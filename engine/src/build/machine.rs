@@ -5,33 +5,41 @@ use std::collections::BTreeMap;
 use crate::graph::{Device, RunSettings};
 use crate::schedule::{Grant, Resources};
 
-/// The resources of this machine. GPUs are those that its driver shows.
+/// The resources of this machine. GPUs are those that this process may use, by position.
 pub fn resources() -> Resources {
     let cpu = std::thread::available_parallelism().map_or(1, usize::from);
     Resources {
         cpu: u32::try_from(cpu).unwrap_or(u32::MAX),
-        gpus: gpus(),
+        gpus: (0..).take(cards().len()).collect(),
         pools: BTreeMap::new(),
     }
 }
 
-/// Minor numbers of `/dev/nvidia<N>`, cut down to what `CUDA_VISIBLE_DEVICES` allows.
-fn gpus() -> Vec<u32> {
-    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
-    let mut devices: Vec<u32> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            name.strip_prefix("nvidia")?.parse().ok()
-        })
-        .collect();
-    devices.sort_unstable();
+/// The cards that this process may use, as `CUDA_VISIBLE_DEVICES` names them: by number, by UUID, or as a part of a card.
+/// Where it is not set, CUDA counts those that the driver shows from 0.
+fn cards() -> Vec<String> {
     if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
-        return visible
-            .split(',')
-            .filter_map(|device| device.trim().parse().ok())
+        let names = visible.split(',').map(str::trim);
+        // CUDA reads up to the first name that is none.
+        return names
+            .take_while(|name| !name.is_empty() && !name.starts_with('-'))
+            .map(str::to_owned)
             .collect();
     }
-    devices
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let is_card = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        (name.strip_prefix("nvidia")).is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let count = entries.filter(is_card).count();
+    (0..count).map(|card| card.to_string()).collect()
+}
+
+/// `CUDA_VISIBLE_DEVICES` of an attempt that was granted these cards, by their position among all.
+pub fn visible_cards(granted: &[u32]) -> String {
+    let cards = cards();
+    let names = granted.iter().filter_map(|at| cards.get(*at as usize));
+    names.map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// The device that an attempt uses: `gpu` or `cpu`.

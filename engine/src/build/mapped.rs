@@ -1,7 +1,6 @@
 //! Mapping tasks: only missing parts run, each is kept as soon as it is done, the whole is put together at the end.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{
-    Measured, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare, unmoved,
+    Measured, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare, unharmed,
+    unmoved,
 };
 use super::claim::{claim_parts, look};
 use super::driver::Job;
@@ -242,7 +242,9 @@ fn keep(
         .get(&part.index)
         .into_iter()
         .flatten();
-    unmoved(job, own.chain(&staged.watched).map(PathBuf::as_path))?;
+    unmoved(job, own.chain(&staged.watched))?;
+    let lent = staged.lent_by_part.get(&part.index).into_iter().flatten();
+    unharmed(job, lent.chain(&staged.lent))?;
     let _unwritten = job.shared.unwritten.read();
     let outputs = laid
         .iter()

@@ -20,11 +20,11 @@ use serde_json::Value;
 
 use super::driver::Job;
 use super::machine;
-use crate::artifact::{Content, Shape};
+use crate::artifact::{Blob, Content, Shape};
 use crate::graph::{Binding, Executor, InputPort, Origin, OutputPort};
 use crate::plan;
 use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
-use crate::store::{Laid, Store, remove_tree};
+use crate::store::{Laid, Stamp, Store, remove_tree};
 
 /// An attempt that can start. Its directory is removed when this is dropped.
 #[derive(Debug)]
@@ -32,9 +32,42 @@ pub struct Staged {
     pub directory: PathBuf,
     pub request: Request,
     /// Files of the workspace that the result depends on, beside those of parts.
-    pub watched: Vec<PathBuf>,
+    pub watched: Vec<Watched>,
     /// Files of the workspace that each part depends on.
-    pub watched_by_part: BTreeMap<usize, Vec<PathBuf>>,
+    pub watched_by_part: BTreeMap<usize, Vec<Watched>>,
+    /// Blobs that the task reads, beside those of parts.
+    pub lent: Vec<Lent>,
+    /// Blobs that each part reads.
+    pub lent_by_part: BTreeMap<usize, Vec<Lent>>,
+}
+
+/// A file of the workspace that an attempt reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// As the scan knows it.
+    pub name: PathBuf,
+    /// Where the attempt reads it.
+    pub place: PathBuf,
+}
+
+impl Watched {
+    /// A file that is read under its own name.
+    pub fn itself(file: &Path) -> Self {
+        Self {
+            name: file.to_owned(),
+            place: file.to_owned(),
+        }
+    }
+}
+
+/// A blob of the store that an attempt reads: it may be written to by who does not mind its permissions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lent {
+    pub blob: Blob,
+    /// How it looked when it was lent.
+    pub stamp: Option<Stamp>,
+    /// What people call the input.
+    pub label: String,
 }
 
 impl Drop for Staged {
@@ -79,6 +112,23 @@ struct Bound<'a> {
     is_source: bool,
 }
 
+impl Bound<'_> {
+    /// The blobs of this artifact, or of a part of it, that lie in the store.
+    fn lent(&self, content: &Content, store: &Store) -> Vec<Lent> {
+        let blobs = if self.is_source {
+            Vec::new()
+        } else {
+            content.blobs()
+        };
+        let lent = |blob: Blob| Lent {
+            stamp: store.stamp(&blob),
+            label: self.label.to_owned(),
+            blob,
+        };
+        blobs.into_iter().map(lent).collect()
+    }
+}
+
 /// Lays out an attempt at the whole task, or at the given parts of it.
 pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
     let directory = job.shared.store.temporary();
@@ -88,6 +138,8 @@ pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
         directory,
         watched: program_files(job),
         watched_by_part: BTreeMap::new(),
+        lent: Vec::new(),
+        lent_by_part: BTreeMap::new(),
     };
     let (out, scratch) = (staged.out(), staged.scratch());
     let argv = match &job.task().executor {
@@ -150,13 +202,13 @@ fn request(job: &Job, partial: PathBuf) -> Request {
     }
 }
 
-fn program_files(job: &Job) -> Vec<PathBuf> {
+fn program_files(job: &Job) -> Vec<Watched> {
     let program = job.task().executor.program();
     let root = job.shared.workspace.root();
     program
         .into_iter()
         .flat_map(|program| &program.files)
-        .map(|name| root.join(name))
+        .map(|name| Watched::itself(&root.join(name)))
         .collect()
 }
 
@@ -171,19 +223,18 @@ fn stage_input(
         .iter()
         .map(|binding| bind(job, binding))
         .collect::<Result<Vec<_>, _>>()?;
-    let sources = bound.iter().filter(|bound| bound.is_source && !port.mapped);
-    let watched = sources
-        .flat_map(|bound| bound.laid.files())
-        .map(Path::to_owned);
-    staged.watched.extend(watched);
     if !is_seen {
+        let sources = bound.iter().filter(|bound| bound.is_source);
+        let files = sources.flat_map(|bound| bound.laid.files());
+        staged.watched.extend(files.map(Watched::itself));
         return Ok(());
     }
     let directory = staged.inputs().join(&port.name);
     fs::create_dir_all(&directory).at(&directory)?;
+    let store = &job.shared.store;
     let inputs = match port.mapped {
-        true => stage_parts(&port.name, &bound, &directory, staged)?,
-        false => stage_wholes(&bound, &directory)?,
+        true => stage_parts(&port.name, &bound, &directory, store, staged)?,
+        false => stage_wholes(&bound, &directory, store, staged)?,
     };
     staged.request.inputs.insert(port.name.clone(), inputs);
     Ok(())
@@ -239,21 +290,29 @@ fn in_store(store: &Store, content: &Content) -> Laid {
     }
 }
 
-fn stage_wholes(bound: &[Bound<'_>], directory: &Path) -> Result<Vec<RequestInput>, Failure> {
+fn stage_wholes(
+    bound: &[Bound<'_>],
+    directory: &Path,
+    store: &Store,
+    staged: &mut Staged,
+) -> Result<Vec<RequestInput>, Failure> {
     let mut inputs = Vec::new();
     for (index, bound) in bound.iter().enumerate() {
         let mut parts = Vec::new();
+        let mut links = Links::of(bound);
         let path = match &bound.laid {
             Laid::Shards(shards) => {
                 let path = directory.join(format!("{index:05}"));
                 fs::create_dir_all(&path).at(&path)?;
                 for (index, shard) in shards.iter().enumerate() {
-                    parts.push(link(shard, &path, index, bound.extension)?);
+                    parts.push(links.link(shard, &path, index)?);
                 }
                 path
             }
-            one => link(one, directory, index, bound.extension)?,
+            one => links.link(one, directory, index)?,
         };
+        staged.watched.extend(links.watched);
+        staged.lent.extend(bound.lent(&bound.content, store));
         inputs.push(input(bound, path, parts));
     }
     Ok(inputs)
@@ -264,6 +323,7 @@ fn stage_parts(
     port: &str,
     bound: &[Bound<'_>],
     directory: &Path,
+    store: &Store,
     staged: &mut Staged,
 ) -> Result<Vec<RequestInput>, Failure> {
     let mut first = 0;
@@ -272,20 +332,18 @@ fn stage_parts(
         let shards = bound.laid.parts();
         let mut parts = Vec::new();
         for request in &mut staged.request.parts {
-            let Some(shard) = request
-                .index
-                .checked_sub(first)
-                .and_then(|at| shards.get(at))
-            else {
+            let at = request.index.checked_sub(first);
+            let Some((at, shard)) = at.and_then(|at| Some((at, shards.get(at)?))) else {
                 continue;
             };
-            let path = link(shard, directory, request.index, bound.extension)?;
+            let mut links = Links::of(bound);
+            let path = links.link(shard, directory, request.index)?;
             request.inputs.insert(port.to_owned(), path.clone());
             parts.push(path);
-            if bound.is_source {
-                let watched = staged.watched_by_part.entry(request.index).or_default();
-                watched.extend(shard.files().into_iter().map(Path::to_owned));
-            }
+            let watched = staged.watched_by_part.entry(request.index).or_default();
+            watched.extend(links.watched);
+            let lent = staged.lent_by_part.entry(request.index).or_default();
+            lent.extend(bound.lent(&bound.content.parts()[at], store));
         }
         first += shards.len();
         inputs.push(input(bound, directory.to_owned(), parts));
@@ -304,33 +362,62 @@ fn input(bound: &Bound<'_>, path: PathBuf, parts: Vec<PathBuf>) -> RequestInput 
     }
 }
 
-/// Links a file, or every file of a directory, under a name made of its position.
-fn link(
-    laid: &Laid,
-    directory: &Path,
-    index: usize,
-    extension: Option<&str>,
-) -> Result<PathBuf, Failure> {
-    match laid {
-        Laid::File(target) => {
-            let own = extension.map_or_else(|| own_extension(target), str::to_owned);
-            let path = directory.join(dotted(&format!("{index:05}"), &own));
-            symlink(target, &path).at(&path)?;
-            Ok(path)
+/// Links to the files of an artifact.
+struct Links<'a> {
+    extension: Option<&'a str>,
+    is_source: bool,
+    /// Files of sources, with the links to them.
+    watched: Vec<Watched>,
+}
+
+impl<'a> Links<'a> {
+    fn of(bound: &'a Bound<'_>) -> Self {
+        Self {
+            extension: bound.extension,
+            is_source: bound.is_source,
+            watched: Vec::new(),
         }
-        Laid::Directory(files) => {
-            let path = directory.join(format!("{index:05}"));
-            fs::create_dir_all(&path).at(&path)?;
-            for (name, target) in files {
-                let place = path.join(name);
-                if let Some(parent) = place.parent() {
-                    fs::create_dir_all(parent).at(parent)?;
-                }
-                symlink(target, &place).at(&place)?;
+    }
+
+    /// Links a file, or every file of a directory, under a name made of its position.
+    fn link(&mut self, laid: &Laid, directory: &Path, index: usize) -> Result<PathBuf, Failure> {
+        match laid {
+            Laid::File(target) => {
+                let own = self
+                    .extension
+                    .map_or_else(|| own_extension(target), str::to_owned);
+                let path = directory.join(dotted(&format!("{index:05}"), &own));
+                self.put(target, &path)?;
+                Ok(path)
             }
-            Ok(path)
+            Laid::Directory(files) => {
+                let path = directory.join(format!("{index:05}"));
+                fs::create_dir_all(&path).at(&path)?;
+                for (name, target) in files {
+                    let place = path.join(name);
+                    if let Some(parent) = place.parent() {
+                        fs::create_dir_all(parent).at(parent)?;
+                    }
+                    self.put(target, &place)?;
+                }
+                Ok(path)
+            }
+            Laid::Shards(_) => Err(Failure::input("a shard cannot hold shards")),
         }
-        Laid::Shards(_) => Err(Failure::input("a shard cannot hold shards")),
+    }
+
+    /// A source is linked where it really lies: links of the user that lead there may be turned while the task reads,
+    /// and turned back.
+    fn put(&mut self, target: &Path, link: &Path) -> Result<(), Failure> {
+        if !self.is_source {
+            return symlink(target, link).at(link);
+        }
+        symlink(fs::canonicalize(target).at(target)?, link).at(link)?;
+        self.watched.push(Watched {
+            name: target.to_owned(),
+            place: link.to_owned(),
+        });
+        Ok(())
     }
 }
 
@@ -356,7 +443,7 @@ fn dotted(stem: &str, extension: &str) -> String {
 }
 
 fn stage_output(port: &OutputPort, out: &Path, request: &mut Request) -> Result<(), Failure> {
-    let is_file = port.shape == Shape::File;
+    let is_file = port.shape == Shape::File && !port.mapped;
     let name = if is_file {
         dotted(&port.name, &port.extension)
     } else {

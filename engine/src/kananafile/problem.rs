@@ -224,8 +224,14 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 
 /// The candidate that is most like `word`, if one is like it at all.
 pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let letters = word.chars().count();
     candidates
         .into_iter()
+        // More letters than may differ: no need to look at them.
+        .filter(|candidate| {
+            let others = candidate.chars().count();
+            letters.abs_diff(others) <= (letters.max(others) + 1) / 3 || candidate.starts_with(word)
+        })
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| {
             let longest = word.chars().count().max(candidate.chars().count());

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::*;
-use crate::artifact::Blob;
+use crate::artifact::{Blob, Shape};
+use crate::graph::OutputPort;
 use crate::kananafile::Kananafile;
 use crate::receipt::{self, Text};
 use crate::testing::loaded;
@@ -104,14 +105,22 @@ impl World {
             }
             self.receipts.insert(part.key, Arc::new(receipt));
         }
-        let content = |port: &str| match parts.get(port) {
-            Some(parts) => Content::Shards(parts.clone()),
-            None => file(&format!("{port}: {}", make(&work.manifest))),
+        let content = |port: &OutputPort| {
+            let text = format!("{}: {}", port.name, make(&work.manifest));
+            match (parts.get(&port.name), port.shape) {
+                (Some(parts), _) => Content::Shards(parts.clone()),
+                (None, Shape::File) => file(&text),
+                (None, Shape::Shards) => Content::Shards(vec![file(&text)]),
+                (None, Shape::Directory) => {
+                    let blob = file(&text).blobs()[0];
+                    Content::Directory(BTreeMap::from([("a".to_owned(), blob)]))
+                }
+            }
         };
         let outputs = task
             .outputs
             .iter()
-            .map(|port| (port.name.clone(), content(&port.name)));
+            .map(|port| (port.name.clone(), content(port)));
         let receipt = receipt_of(task, work.key, &work.manifest, outputs.collect());
         self.receipts.insert(work.key, Arc::new(receipt.clone()));
         self.last.insert(task.name.clone(), work.manifest.clone());

@@ -104,7 +104,10 @@ impl Project {
         options.publish = false;
         prepared.store = store.clone();
         prepared.blobs = Memo::default();
-        let presence = build::enter(&store).await?;
+        // Nobody else knows this store.
+        let Some(presence) = build::enter(&store, &events, stop.clone()).await? else {
+            return Ok(None);
+        };
         let outcome = build::build(prepared, &presence, options, events, stop).await?;
         Ok(Some(Again {
             second: outcome.receipts.get(&id).cloned(),

@@ -155,7 +155,8 @@ impl Project {
             grounds.own_path(&self.store.receipt_path(&hit.receipt.key));
             // That dropped content is absent is no ground: there is nothing to do either when it comes back.
             for blob in hit.receipt.blobs().filter(|_| !hit.is_absent) {
-                grounds.own_path(&self.store.blob_path(&blob.digest));
+                let then = prepared.blobs.stamp(Path::new(&blob.digest.to_hex()))?;
+                grounds.own_path_since(&self.store.blob_path(&blob.digest), then);
             }
             for path in self.store.published(&hit.task.name, &hit.exports()) {
                 grounds.own(&latest, relative(&latest, &path));
@@ -174,17 +175,16 @@ impl Project {
             grounds.followed(root, name);
         }
         for name in snapshot.files.keys() {
-            grounds.followed(root, name);
+            let then = prepared.scan.stamp(&root.join(name))?;
+            grounds.followed_since(root, name, then);
         }
         for id in snapshot.sources.keys() {
             let laid = prepared.scan.files(*id)?;
-            let directories = self.workspace.directories(self.graph.source(*id), laid)?;
-            let paths = laid
-                .files()
-                .into_iter()
-                .chain(directories.iter().map(PathBuf::as_path));
-            for path in paths {
-                grounds.followed(root, relative(root, path));
+            for path in laid.files() {
+                grounds.followed_since(root, relative(root, path), prepared.scan.stamp(path)?);
+            }
+            for (path, then) in self.workspace.unchanged(self.graph.source(*id), laid)? {
+                grounds.followed_since(root, relative(root, &path), then);
             }
         }
         for task in self.hits(prepared).map(|hit| hit.task) {

@@ -5,11 +5,14 @@
 //! process is ever signalled.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
 
 /// Environment variable that marks every process of an attempt.
 pub const MARK: &str = "KBUILD_ATTEMPT";
@@ -51,7 +54,7 @@ impl Process {
 /// Who works on a key, as its lock file records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Identity of this run of the machine: pids of another mean nothing.
+    /// Where pids mean something, see [`boot`].
     pub boot: String,
     pub builder: Process,
     /// Value of [`MARK`] in the attempt's processes.
@@ -90,10 +93,10 @@ impl Attempt {
     }
 }
 
-/// Kills what carries the mark when anything is left of the group of a leader that was killed with it, and waits until
-/// the group is gone too. Cheap when nothing is left.
-pub(crate) fn end_group(leader: Pid, mark: &str) {
-    if test_kill_process_group(leader).is_err() {
+/// Kills what carries the mark when anything is left of the group of a leader that was killed with it, or left the group
+/// and still holds what it inherited (`is_held`), and waits until the group is gone too. Cheap when nothing is left.
+pub(crate) fn end_group(leader: Pid, mark: &str, is_held: bool) {
+    if !is_held && test_kill_process_group(leader).is_err() {
         return;
     }
     let attempt = Attempt::new(mark);
@@ -164,14 +167,21 @@ fn stat(pid: u32) -> Option<Stat> {
     })
 }
 
+/// Where the pids that this process sees mean something: this run of this machine, and the namespace of pids (a container
+/// has one of its own). Somebody who is not found here may be alive elsewhere.
 fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |found| found.ino());
+        format!("{} {namespace}", boot.trim())
     })
+}
+
+/// The same as eight hexadecimal digits.
+pub fn place() -> &'static str {
+    static PLACE: OnceLock<String> = OnceLock::new();
+    PLACE.get_or_init(|| Digest::of(boot().as_bytes()).to_hex()[..8].to_owned())
 }
 
 #[cfg(test)]
@@ -201,7 +211,7 @@ mod tests {
         // The mark appears with exec, which spawn has waited for.
         Attempt::new(&own("nobody's")).kill();
         assert!(ours.try_wait().unwrap().is_none());
-        end_group(Pid::from_child(&ours), &own("ours"));
+        end_group(Pid::from_child(&ours), &own("ours"), false);
         assert!(!ours.wait().unwrap().success());
         assert!(
             other.try_wait().unwrap().is_none(),

@@ -11,6 +11,7 @@ mod protocol;
 mod spawn;
 
 pub use context::{Artifact, AtPath, Context, Failure, Part, Recorder, request, serve};
+pub(crate) use group::place;
 pub use group::{Attempt, MARK, Process};
 pub use process::{Ended, Launch, Stdin, Stop, run, tail};
 pub use protocol::{Event, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};

@@ -82,10 +82,27 @@ pub struct Ended {
     pub elapsed: Duration,
 }
 
+/// A pipe that every process of an attempt holds the other end of, whatever group or session it moves to.
+struct Leash(OwnedFd);
+
+impl Leash {
+    fn new(launch: &mut Launch) -> std::io::Result<Self> {
+        let (own, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        launch.inherited.push(theirs);
+        Ok(Self(own))
+    }
+
+    /// Whether some process still holds its end.
+    fn is_held(&self) -> bool {
+        // The end of the pipe is read once nobody can write to it.
+        !matches!(rustix::io::read(&self.0, &mut [0_u8; 1]), Ok(0))
+    }
+}
+
 /// Runs one attempt to its end; events go to `events` in order. When this returns, no process of the attempt's group
-/// is left.
+/// is left, nor one that left the group and kept what it inherited.
 pub async fn run(
-    launch: Launch,
+    mut launch: Launch,
     events: UnboundedSender<Event>,
     mut stop: watch::Receiver<Stop>,
 ) -> Ended {
@@ -95,6 +112,10 @@ pub async fn run(
         elapsed: begun.elapsed(),
     };
     let (program, timeout, grace) = (launch.argv[0].clone(), launch.timeout, launch.grace);
+    let leash = match Leash::new(&mut launch) {
+        Ok(leash) => leash,
+        Err(error) => return ended(Some(not_started(&program, &error))),
+    };
     let (speaks, mark) = (launch.speaks, launch.mark.clone());
     let log = match open_log(&launch.log) {
         Ok(log) => log,
@@ -108,8 +129,9 @@ pub async fn run(
     let listener = tokio::spawn(listen(child.stdout, speaks, log, events));
     let (status, why) = wait(&mut child.end, pid, timeout, grace, &mut stop).await;
     drop(child.stdin);
-    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark)).await;
-    ended(explain(status, why, heard(listener).await))
+    let is_held = leash.is_held();
+    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark, is_held)).await;
+    ended(explain(status, why, speaks, heard(listener).await))
 }
 
 /// Why the child was told to go.
@@ -207,6 +229,7 @@ async fn heard(listener: tokio::task::JoinHandle<Option<Failure>>) -> Option<Fai
 fn explain(
     status: std::io::Result<ExitStatus>,
     told: Told,
+    speaks: bool,
     said: Option<Failure>,
 ) -> Option<Failure> {
     let status = match status {
@@ -227,8 +250,9 @@ fn explain(
                 ),
             );
         }
-        // It may have finished just then; otherwise it left because it was asked to.
-        Told::Leave if !status.success() => return Some(Failure::interrupted()),
+        // A task may have finished just then; otherwise it left because it was asked to. Of a command nobody knows
+        // which: many end with 0 when they are asked to, with half of their output written.
+        Told::Leave if !status.success() || !speaks => return Some(Failure::interrupted()),
         Told::Leave | Told::Nothing => {}
     }
     said.or_else(|| by_status(status))

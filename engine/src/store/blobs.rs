@@ -2,11 +2,12 @@
 //!
 //! Never lends a hard link: whoever writes to an export cannot reach the store. Knows no keys and no tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 
 use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use rayon::prelude::*;
@@ -168,17 +169,30 @@ impl Store {
         if let Some(parent) = place.parent() {
             self.disk.create_directory(parent)?;
         }
-        match self.is_kept(&blob) {
-            true => fs::remove_file(path).doing("remove", path)?,
-            false => self.disk.rename(path, &place)?,
-        }
+        let stamp = match self.stamp_if_sound(&blob) {
+            Some(stamp) => {
+                fs::remove_file(path).doing("remove", path)?;
+                stamp
+            }
+            None => {
+                self.disk.rename(path, &place)?;
+                Stamp::of(&fs::symlink_metadata(&place).doing("read", &place)?)
+            }
+        };
+        self.kept_stamps().insert(blob.digest, stamp);
         self.disk.pend(&place);
         Ok(blob)
     }
 
-    fn is_kept(&self, blob: &Blob) -> bool {
-        fs::symlink_metadata(self.blob_path(&blob.digest)).is_ok_and(|found| found.is_file())
-            && self.verify(blob) == BlobState::Sound
+    /// How a blob looks whose bytes are there and right.
+    fn stamp_if_sound(&self, blob: &Blob) -> Option<Stamp> {
+        let found = fs::symlink_metadata(self.blob_path(&blob.digest)).ok()?;
+        let is_sound = found.is_file() && self.verify(blob) == BlobState::Sound;
+        is_sound.then(|| Stamp::of(&found))
+    }
+
+    fn kept_stamps(&self) -> MutexGuard<'_, HashMap<Digest, Stamp>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives `path` an inode of its own.
@@ -249,8 +263,8 @@ impl Store {
         }
     }
 
-    /// Notes how blobs look now that are known to be sound, so that they need not be read again until they change. One
-    /// that looks other than when it was noted is read first.
+    /// Notes how sound blobs look, so that they need not be read again until they change. One that does not look as
+    /// when it was kept or noted is read first.
     pub fn note_blobs(&self, memo: &mut Memo, blobs: impl IntoIterator<Item = Blob>) {
         for blob in blobs {
             let seen_ns = now_ns();
@@ -261,13 +275,26 @@ impl Store {
             let name = PathBuf::from(blob.digest.to_hex());
             let is_news = match memo.seen(&name, &stamp) {
                 Seen::Same(_) => false,
-                Seen::Never => true,
-                Seen::Changed => self.verify(&blob) == BlobState::Sound,
+                Seen::Never | Seen::Changed => {
+                    self.kept_stamps().get(&blob.digest) == Some(&stamp)
+                        || self.verify(&blob) == BlobState::Sound
+                }
             };
             if is_news {
                 memo.note(name, stamp, blob.digest, seen_ns);
             }
         }
+    }
+
+    /// How a blob looks, to find out later whether somebody wrote to it.
+    pub fn stamp(&self, blob: &Blob) -> Option<Stamp> {
+        let found = fs::symlink_metadata(self.blob_path(&blob.digest)).ok()?;
+        Some(Stamp::of(&found))
+    }
+
+    /// Removes a blob that somebody wrote to: what made it runs again.
+    pub fn give_up(&self, blob: &Blob) -> Result<(), Error> {
+        self.disk.remove(&self.blob_path(&blob.digest))
     }
 
     /// The bytes of a small blob.
@@ -390,16 +417,29 @@ fn replace(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).doing("write", to)
 }
 
-/// Removes whatever is at `path`, if it can.
+/// Removes whatever is at `path`, if it can; directories that a task made read-only as well.
 pub(crate) fn remove_tree(path: &Path) {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
-            let _ = fs::remove_dir_all(path);
+            if fs::remove_dir_all(path).is_err() {
+                make_writable(path);
+                let _ = fs::remove_dir_all(path);
+            }
         }
         Ok(_) => {
             let _ = fs::remove_file(path);
         }
         Err(_) => {}
+    }
+}
+
+/// Every directory from `path` down; links are not followed.
+fn make_writable(path: &Path) {
+    let _ = fs::set_permissions(path, Permissions::from_mode(0o755));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_writable(&entry.path());
+        }
     }
 }
 

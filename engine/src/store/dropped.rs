@@ -48,7 +48,8 @@ struct Going {
 impl Store {
     /// Whether dropping these would remove anything. Writes nothing.
     pub fn is_burdened(&self, spares: &[Spare], kept: &BTreeSet<Digest>) -> bool {
-        !spares.is_empty() && !self.going(spares, kept).blobs.is_empty()
+        let going = || self.going(spares, kept);
+        !spares.is_empty() && going().is_ok_and(|going| !going.blobs.is_empty())
     }
 
     /// Removes the content of results that are spare, but for what other results hold, and those of the keys in `kept`,
@@ -59,7 +60,7 @@ impl Store {
         spares: &[Spare],
         kept: &BTreeSet<Digest>,
     ) -> Result<Dropped, Error> {
-        let going = self.going(spares, kept);
+        let going = self.going(spares, kept)?;
         for receipt in going.receipts {
             self.write_receipt(&Receipt {
                 dropped: true,
@@ -92,7 +93,7 @@ impl Store {
         Ok(kept)
     }
 
-    fn going(&self, spares: &[Spare], kept: &BTreeSet<Digest>) -> Going {
+    fn going(&self, spares: &[Spare], kept: &BTreeSet<Digest>) -> Result<Going, Error> {
         let mut owners: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
         for (at, spare) in spares.iter().enumerate() {
             for key in spare.parts.iter().chain([&spare.key]) {
@@ -100,7 +101,7 @@ impl Store {
             }
         }
         let (going, staying): (Vec<Receipt>, Vec<Receipt>) = self
-            .receipts()
+            .all_receipts()?
             .into_iter()
             .partition(|receipt| owners.contains_key(&receipt.key));
         let (holders, dropped): (Vec<Receipt>, Vec<Receipt>) = staying
@@ -121,11 +122,11 @@ impl Store {
             .flat_map(|receipt| owners[&receipt.key].iter().copied())
             .collect();
         receipts.retain(|receipt| !receipt.dropped);
-        Going {
+        Ok(Going {
             receipts,
             blobs,
             spares: spares.into_iter().collect(),
-        }
+        })
     }
 }
 

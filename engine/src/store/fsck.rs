@@ -21,6 +21,9 @@ use crate::error::{Doing, Error};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub path: PathBuf,
+    /// What should lie there, where it is content.
+    #[serde(skip)]
+    pub blob: Option<Blob>,
     /// What is wrong, in words.
     pub trouble: String,
     /// Tasks whose results it belongs to.
@@ -109,6 +112,7 @@ impl Store {
         };
         Finding {
             path: self.blob_path(&blob.digest),
+            blob: Some(*blob),
             trouble: state.trouble().unwrap_or_default(),
             tasks,
             remedy,
@@ -138,6 +142,7 @@ impl Store {
             let (_, warning) = Memo::load(&path);
             warning.map(|_| Finding {
                 path,
+                blob: None,
                 trouble: "damaged: files are read again".to_owned(),
                 tasks: BTreeSet::new(),
                 remedy: Remedy::Remove,
@@ -156,7 +161,20 @@ impl Store {
         Ok(true)
     }
 
+    /// Whether what was found is still so: a build may have made it anew before the store was ours alone.
+    fn is_still(&self, finding: &Finding) -> bool {
+        let path = &finding.path;
+        match (&finding.blob, &finding.remedy) {
+            (Some(blob), _) => self.verify(blob) != BlobState::Sound,
+            (None, Remedy::Quarantine) => self.unsound_receipt(path).is_some(),
+            (None, _) => path.exists(),
+        }
+    }
+
     fn mend(&self, finding: &Finding) -> Result<(), Error> {
+        if !self.is_still(finding) {
+            return Ok(());
+        }
         let path = &finding.path;
         match &finding.remedy {
             Remedy::Restore { from } => {
@@ -180,6 +198,7 @@ impl Store {
 fn unsound((path, trouble): (PathBuf, String)) -> Finding {
     Finding {
         path,
+        blob: None,
         trouble,
         tasks: BTreeSet::new(),
         remedy: Remedy::Quarantine,

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use super::Store;
 use super::blobs::remove_tree;
+use super::locks::Presence;
 use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::receipt::Receipt;
-use crate::runner::Process;
+use crate::runner::{Process, place};
 
 /// A result that can go.
 #[derive(Debug, Clone, PartialEq)]
@@ -186,7 +187,11 @@ impl Store {
         let mut paths: Vec<PathBuf> = fans.iter().flat_map(|fan| entries(fan)).collect();
         paths.retain(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
         let temporary = entries(&self.root().join("tmp"));
-        paths.extend(temporary.into_iter().filter(|path| !is_owned(path)));
+        paths.extend(
+            temporary
+                .into_iter()
+                .filter(|path| owner(path) != Owner::Alive),
+        );
         let partial = entries(&self.root().join("partial"));
         paths.extend(
             partial
@@ -226,11 +231,13 @@ impl Store {
         let Some(_alone) = self.alone()? else {
             return Ok(None);
         };
+        // What cannot be read may hold anything: then nothing goes.
+        self.all_receipts()?;
         let kept = self.garbage(reached, limits);
         for garbage in &kept.garbage {
             self.remove_receipt(&garbage.key)?;
         }
-        let live = blobs_held(&self.receipts());
+        let live = blobs_held(&self.all_receipts()?);
         let roots = self.roots(reached);
         for litter in self.litter(&live, &roots) {
             remove_tree(&litter.path);
@@ -239,12 +246,15 @@ impl Store {
         Ok(Some(kept))
     }
 
-    /// Removes what dead processes left in `tmp/`.
-    pub fn sweep(&self) {
-        entries(&self.root().join("tmp"))
-            .iter()
-            .filter(|path| !is_owned(path))
-            .for_each(|path| remove_tree(path));
+    /// Removes what dead processes left in `tmp/`. What was left on another machine, before this one came up or in
+    /// another container goes only while nobody else works in the store.
+    pub fn sweep(&self, presence: &Presence) {
+        let left = entries(&self.root().join("tmp"));
+        let of_owner = |wanted| left.iter().filter(move |path| owner(path) == wanted);
+        of_owner(Owner::Dead).for_each(|path| remove_tree(path));
+        if of_owner(Owner::Elsewhere).next().is_some() {
+            presence.alone(|| of_owner(Owner::Elsewhere).for_each(|path| remove_tree(path)));
+        }
     }
 }
 
@@ -305,16 +315,30 @@ fn is_part_of(receipt: &Receipt, live: &BTreeMap<Digest, u64>) -> bool {
             .all(|digest| live.contains_key(digest))
 }
 
-/// A temporary name tells the process that made it.
-fn is_owned(path: &Path) -> bool {
-    let owner = || {
+/// Whose a temporary name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Alive,
+    Dead,
+    /// Of a process that cannot be looked for from here.
+    Elsewhere,
+}
+
+/// A temporary name tells the process that made it, and where.
+fn owner(path: &Path) -> Owner {
+    let process = || {
         let name = path.file_name()?.to_str()?;
         let mut fields = name.split('-');
         let pid = fields.next()?.parse().ok()?;
         let start = fields.next()?.parse().ok()?;
-        Some(Process { pid, start })
+        Some((Process { pid, start }, fields.next()? == place()))
     };
-    owner().is_some_and(|process| process.is_alive())
+    match process() {
+        None => Owner::Dead,
+        Some((_, false)) => Owner::Elsewhere,
+        Some((process, true)) if process.is_alive() => Owner::Alive,
+        Some(_) => Owner::Dead,
+    }
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {

@@ -273,9 +273,12 @@ impl Store {
     }
 }
 
+/// Hidden: the name of a port cannot begin with a dot.
+const KEY_FILE: &str = ".receipt";
+
 /// Where the key of a task's newest results is written, below `latest/`.
 fn key_file(task: &str) -> PathBuf {
-    Path::new(task).join("receipt")
+    Path::new(task).join(KEY_FILE)
 }
 
 /// True when every shard is a file.
@@ -289,7 +292,7 @@ fn is_tree(path: &Path) -> bool {
 }
 
 fn collect(directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
-    if let Ok(bytes) = fs::read(directory.join("receipt")) {
+    if let Ok(bytes) = fs::read(directory.join(KEY_FILE)) {
         if let Ok(last) = serde_json::from_slice(&bytes) {
             into.push((name.to_owned(), last));
         }

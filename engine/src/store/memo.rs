@@ -22,7 +22,7 @@ const TICK_NS: i64 = 10_000_000;
 const WHOLE_SECONDS_NS: i64 = 2_000_000_000;
 
 /// What stat says of a file. Times in nanoseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
     pub size: u64,
     pub mtime_ns: i64,
@@ -107,6 +107,11 @@ impl Memo {
     /// The content at `path` when it was last noted, whatever it is now.
     pub fn last(&self, path: &Path) -> Option<Digest> {
         self.entries.get(path.as_os_str()).map(|entry| entry.digest)
+    }
+
+    /// How the file at `path` looked when it was last noted.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        self.entries.get(path.as_os_str()).map(|entry| entry.stamp)
     }
 
     /// Notes that the file, which had this stamp at `seen_ns` (taken before the stat), has this content.

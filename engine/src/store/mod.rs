@@ -24,10 +24,11 @@ mod past;
 mod receipts;
 mod seal;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
@@ -46,7 +47,7 @@ pub use seal::Grounds;
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
-use crate::runner::Process;
+use crate::runner::{Process, place};
 use crate::workspace::Workspace;
 
 /// What is remembered of how files looked, by the name of its file in `memo/`.
@@ -57,6 +58,8 @@ pub(crate) const MEMOS: [&str; 3] = ["sources", "blobs", "latest"];
 pub struct Store {
     root: Arc<Path>,
     disk: Disk,
+    /// How blobs looked when this process kept them. Clones share it.
+    kept: Arc<Mutex<HashMap<Digest, Stamp>>>,
 }
 
 impl Store {
@@ -64,6 +67,7 @@ impl Store {
         Self {
             root: Arc::from(root.as_ref()),
             disk: Disk::default(),
+            kept: Arc::default(),
         }
     }
 
@@ -128,7 +132,7 @@ impl Store {
         let me = Process::own();
         self.root
             .join("tmp")
-            .join(format!("{}-{}-{number}", me.pid, me.start))
+            .join(format!("{}-{}-{}-{number}", me.pid, me.start, place()))
     }
 
     pub(crate) fn history_path(&self) -> PathBuf {

@@ -14,7 +14,7 @@ use super::memo::{Memo, Stamp};
 use super::{Store, fanned};
 use crate::artifact::Content;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Doing, Error};
 use crate::key::Manifest;
 use crate::plan::{Lookup, Receipts};
 use crate::receipt::{self, Receipt};
@@ -23,6 +23,17 @@ use crate::receipt::{self, Receipt};
 const OPEN: &str = "{\"blake3\":\"";
 const MIDDLE: &str = "\",\"receipt\":";
 const CLOSE: &str = "}\n";
+
+/// What is wrong with the bytes of a receipt.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("damaged")]
+    Damaged,
+    #[error("written in form {0}, not {schema}", schema = receipt::SCHEMA)]
+    OtherForm(u32),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
 
 /// A receipt file that cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +53,7 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unsound(&path, &error.to_string())),
         };
-        let receipt = parse(&bytes).map_err(|cause| unsound(&path, &cause))?;
+        let receipt = parse(&bytes).map_err(|cause| unsound(&path, &cause.to_string()))?;
         match receipt.key == *key {
             true => Ok(Some(receipt)),
             false => Err(unsound(&path, "it is the receipt of another key")),
@@ -79,26 +90,51 @@ impl Store {
             .collect()
     }
 
+    /// The same, to remove by: an error where there is one that cannot be read, or is of another form, since what it
+    /// holds is not known. A damaged one holds nothing.
+    pub(super) fn all_receipts(&self) -> Result<Vec<Receipt>, Error> {
+        let mut receipts = Vec::new();
+        for fan in list(&self.root().join("receipts")) {
+            for path in list(&fan) {
+                let bytes = match fs::read(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    bytes => bytes.doing("read", &path)?,
+                };
+                match parse(&bytes) {
+                    Ok(receipt) => receipts.push(receipt),
+                    Err(Unusable::Damaged) => {}
+                    Err(other) => return Err(Error::unusable(&path, other.to_string())),
+                }
+            }
+        }
+        receipts.sort_unstable_by_key(|receipt| receipt.key);
+        Ok(receipts)
+    }
+
     /// Receipt files that cannot be used, and why.
     pub(super) fn unsound_receipts(&self) -> Vec<(PathBuf, String)> {
-        let cause = |path: &PathBuf| match fs::read(path) {
-            Err(error) => Some(error.to_string()),
-            Ok(bytes) => match parse(&bytes) {
-                Err(cause) => Some(cause),
-                Ok(receipt) if self.receipt_path(&receipt.key) != *path => {
-                    Some("it is the receipt of another key".to_owned())
-                }
-                Ok(_) => None,
-            },
-        };
         let fans = list(&self.root().join("receipts"));
         let mut files: Vec<PathBuf> = fans.iter().flat_map(|fan| list(fan)).collect();
         files.sort_unstable();
         files
             .into_iter()
-            .filter_map(|path| Some((cause(&path)?, path)))
+            .filter_map(|path| Some((self.unsound_receipt(&path)?, path)))
             .map(|(cause, path)| (path, cause))
             .collect()
+    }
+
+    /// Why a receipt file cannot be used, if it cannot.
+    pub(super) fn unsound_receipt(&self, path: &Path) -> Option<String> {
+        match fs::read(path) {
+            Err(error) => Some(error.to_string()),
+            Ok(bytes) => match parse(&bytes) {
+                Err(cause) => Some(cause.to_string()),
+                Ok(receipt) if self.receipt_path(&receipt.key) != path => {
+                    Some("it is the receipt of another key".to_owned())
+                }
+                Ok(_) => None,
+            },
+        }
     }
 
     /// Results whose key, or the digest of one of whose outputs, begins like this; of parts as well.
@@ -131,8 +167,13 @@ fn unsound(path: &Path, cause: &str) -> Unsound {
     Unsound(format!("`{}`: {cause}", path.display()))
 }
 
-fn parse(bytes: &[u8]) -> Result<Receipt, String> {
-    let damaged = || "damaged".to_owned();
+fn parse(bytes: &[u8]) -> Result<Receipt, Unusable> {
+    /// What every form has.
+    #[derive(serde::Deserialize)]
+    struct Form {
+        schema: u32,
+    }
+    let damaged = || Unusable::Damaged;
     let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
     let rest = text.strip_prefix(OPEN).ok_or_else(damaged)?;
     let (digest, rest) = rest.split_at_checked(64).ok_or_else(damaged)?;
@@ -143,16 +184,20 @@ fn parse(bytes: &[u8]) -> Result<Receipt, String> {
     if Digest::of(body.as_bytes()).to_hex() != digest {
         return Err(damaged());
     }
-    let receipt: Receipt = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    match receipt.schema {
-        receipt::SCHEMA => Ok(receipt),
-        other => Err(format!("written in form {other}, not {}", receipt::SCHEMA)),
+    match serde_json::from_str::<Receipt>(body) {
+        Ok(receipt) if receipt.schema == receipt::SCHEMA => Ok(receipt),
+        found => match serde_json::from_str::<Form>(body)?.schema {
+            receipt::SCHEMA => Ok(found?),
+            other => Err(Unusable::OtherForm(other)),
+        },
     }
 }
 
 /// The receipts of a store as the planner sees them: with their content looked at.
 pub struct Found<'a> {
     store: &'a Store,
+    /// Nothing was ever built: no file needs to be looked for.
+    is_empty: bool,
     blobs: &'a Memo,
     foreseen: HashMap<Digest, Lookup>,
     warnings: Mutex<BTreeSet<String>>,
@@ -164,6 +209,7 @@ impl<'a> Found<'a> {
     pub fn new(store: &'a Store, blobs: &'a Memo) -> Self {
         Self {
             store,
+            is_empty: !store.root().exists(),
             blobs,
             foreseen: HashMap::new(),
             warnings: Mutex::default(),
@@ -236,6 +282,9 @@ impl<'a> Found<'a> {
 
 impl Receipts for Found<'_> {
     fn get(&self, key: &Digest) -> Lookup {
+        if self.is_empty {
+            return Lookup::Missing;
+        }
         let foreseen = self.foreseen.get(key).cloned();
         let found = foreseen.unwrap_or_else(|| self.look(key));
         if let Lookup::Unusable(detail) = &found {
@@ -245,6 +294,9 @@ impl Receipts for Found<'_> {
     }
 
     fn last(&self, task: &str) -> Option<Manifest> {
+        if self.is_empty {
+            return None;
+        }
         self.store.last(task)?.manifest()
     }
 }
@@ -313,5 +365,23 @@ mod tests {
         assert!(matches!(found.get(&receipt.key), Lookup::Unusable(_)));
         assert_eq!(found.take_warnings().len(), 1);
         assert!(matches!(found.get(&Digest::of(b"other")), Lookup::Missing));
+    }
+
+    #[test]
+    fn what_holds_nobody_knows_what_is_in_the_way_of_removals() {
+        let (_directory, store, receipt) = world();
+        assert_eq!(store.all_receipts().unwrap(), [receipt.clone()]);
+        let path = store.receipt_path(&receipt.key);
+        let sound = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &sound[1..]).unwrap();
+        assert_eq!(store.all_receipts().unwrap(), [], "damage holds nothing");
+        let text = r#"{"schema":99,"outputs":["of a later form"]}"#;
+        let digest = Digest::of(text.as_bytes());
+        fs::write(&path, format!("{OPEN}{digest}{MIDDLE}{text}{CLOSE}")).unwrap();
+        let error = store.all_receipts().unwrap_err().to_string();
+        assert!(error.contains("form 99"), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(store.all_receipts().is_err());
     }
 }

@@ -42,17 +42,24 @@ struct Looked {
     follows: bool,
     /// Believed however young it is: nothing but a warning depends on it.
     is_helper: bool,
+    /// How it looked when it was read, where somebody noted that.
+    then: Option<Stamp>,
 }
 
 impl Grounds {
     /// Something that is looked up as `name` in `directory`, and is what its links lead to.
     pub fn followed(&mut self, directory: &Path, name: impl Into<PathBuf>) {
-        self.add(directory, name.into(), true, false);
+        self.add(directory, name.into(), true, false, None);
+    }
+
+    /// The same for something that was read when it looked like this: if it does not any more, nothing is known of it.
+    pub fn followed_since(&mut self, directory: &Path, name: impl Into<PathBuf>, then: Stamp) {
+        self.add(directory, name.into(), true, false, Some(then));
     }
 
     /// Something that is looked up as `name` in `directory`, and is not a link.
     pub fn own(&mut self, directory: &Path, name: impl Into<PathBuf>) {
-        self.add(directory, name.into(), false, false);
+        self.add(directory, name.into(), false, false, None);
     }
 
     /// A file by its path alone, not a link.
@@ -62,12 +69,26 @@ impl Grounds {
         }
     }
 
-    /// A helper of the store: whoever finds it damaged says so, which only somebody who looks can.
-    pub fn helper(&mut self, directory: &Path, name: &str) {
-        self.add(directory, name.into(), false, true);
+    /// The same for a file that looked like this when it was known to be right.
+    pub fn own_path_since(&mut self, path: &Path, then: Stamp) {
+        if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+            self.add(directory, name.into(), false, false, Some(then));
+        }
     }
 
-    fn add(&mut self, directory: &Path, name: PathBuf, follows: bool, is_helper: bool) {
+    /// A helper of the store: whoever finds it damaged says so, which only somebody who looks can.
+    pub fn helper(&mut self, directory: &Path, name: &str) {
+        self.add(directory, name.into(), false, true, None);
+    }
+
+    fn add(
+        &mut self,
+        directory: &Path,
+        name: PathBuf,
+        follows: bool,
+        is_helper: bool,
+        then: Option<Stamp>,
+    ) {
         // A lookup of the directory itself.
         let name = match name.as_os_str().is_empty() {
             true => PathBuf::from("."),
@@ -77,6 +98,7 @@ impl Grounds {
             name,
             follows,
             is_helper,
+            then,
         };
         match self.paths.get_mut(directory) {
             Some(names) => names.push(looked),
@@ -94,7 +116,8 @@ impl Store {
     }
 
     /// Leaves a seal: the answer to `question` is `answer` for as long as its grounds look as they do. They must not
-    /// have changed since `begun_ns`, which is before any of them was read; false, and no seal, if one may have.
+    /// have changed since `begun_ns`, which is before any of them was read, nor look other than they are said to have
+    /// looked then; false, and no seal, if one may have.
     pub fn seal(
         &self,
         question: &Digest,
@@ -182,6 +205,10 @@ fn encode(question: &Digest, answer: &[u8], grounds: Grounds, begun_ns: i64) -> 
                     looked.follows,
                 )?;
                 if stamp.is_racy(begun_ns) && !looked.is_helper {
+                    return None;
+                }
+                // What has another place now may be old, and was never read.
+                if looked.then.is_some_and(|then| then != stamp) {
                     return None;
                 }
                 put_stamp(&mut entries, &stamp);

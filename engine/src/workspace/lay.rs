@@ -1,5 +1,7 @@
 //! From a pattern to files: which ones, in which order, laid out how.
 
+mod pattern;
+
 use std::collections::BTreeMap;
 use std::fs::{self, FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -32,19 +34,7 @@ pub fn lay(root: &Path, source: &Source) -> Result<Laid, String> {
 }
 
 fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
-    refuse_unmatchable(root, &source.pattern)?;
-    let options = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        ..glob::MatchOptions::default()
-    };
-    let prefix = glob::Pattern::escape(&root.to_string_lossy());
-    let pattern = format!("{prefix}/{}", source.pattern);
-    let matches = glob::glob_with(&pattern, options)
-        .map_err(|error| format!("`{}` is not a pattern: {error}", source.pattern))?;
-    let mut paths = matches
-        .collect::<Result<Vec<PathBuf>, _>>()
-        .map_err(|error| cause(relative(root, error.path()), error.error()))?;
-    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    let mut paths = pattern::matches(root, &source.pattern)?;
     if source.pattern.contains("**") {
         paths.retain(|path| !path.is_dir());
     }
@@ -69,39 +59,38 @@ fn glob(root: &Path, source: &Source) -> Result<Laid, String> {
 pub fn directories(root: &Path, source: &Source, laid: &Laid) -> Option<Vec<PathBuf>> {
     let path = root.join(&source.pattern);
     let mut found = Vec::new();
-    let is_wild = |name: &&str| name.contains(['*', '?', '[']);
-    let wild = source.pattern.split('/').filter(is_wild).count();
+    let wild = source.pattern.split('/').filter(pattern::is_wild).count();
     if wild == 0 || path.exists() {
-        below(&path, &mut Vec::new(), &mut found)?;
+        below(root, &path, &mut Vec::new(), &mut found)?;
         return Some(found);
     }
-    let fixed: PathBuf = source
-        .pattern
-        .split('/')
-        .take_while(|name| !is_wild(name))
-        .collect();
-    let fixed = root.join(fixed);
+    let fixed = pattern::fixed(root, &source.pattern);
     let last = source.pattern.rsplit('/').next().unwrap_or_default();
     let are_files = laid
         .parts()
         .iter()
         .all(|part| matches!(part, Laid::File(_)));
-    if wild == 1 && is_wild(&last) && are_files && last != "**" {
+    if wild == 1 && pattern::is_wild(&last) && are_files && last != "**" {
         return Some(vec![fixed]);
     }
-    below(&fixed, &mut Vec::new(), &mut found)?;
+    below(root, &fixed, &mut Vec::new(), &mut found)?;
     Some(found)
 }
 
 /// A directory and every directory below it, with links followed; nothing for a file.
-fn below(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Vec<PathBuf>) -> Option<()> {
+fn below(
+    root: &Path,
+    path: &Path,
+    above: &mut Vec<(u64, u64)>,
+    found: &mut Vec<PathBuf>,
+) -> Option<()> {
     /// Beyond this many, looking at them is no faster than laying the source out.
     const MOST: usize = 10_000;
     let Ok(metadata) = fs::metadata(path) else {
         return Some(());
     };
     let identity = (metadata.dev(), metadata.ino());
-    if !metadata.is_dir() || above.contains(&identity) {
+    if !metadata.is_dir() || above.contains(&identity) || is_own(root, path) {
         return Some(());
     }
     if found.len() == MOST {
@@ -112,30 +101,17 @@ fn below(path: &Path, above: &mut Vec<(u64, u64)>, found: &mut Vec<PathBuf>) -> 
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if !is_file {
-            below(&entry.path(), above, found)?;
+            below(root, &entry.path(), above, found)?;
         }
     }
     above.pop();
     Some(())
 }
 
-/// Patterns are text and skip names that are not: data must not vanish silently.
-fn refuse_unmatchable(root: &Path, pattern: &str) -> Result<(), String> {
-    let is_plain = |name: &&str| !name.contains(['*', '?', '[']);
-    let fixed: PathBuf = pattern.split('/').take_while(is_plain).collect();
-    let Ok(found) = fs::read_dir(root.join(&fixed)) else {
-        return Ok(());
-    };
-    let unmatchable = found
-        .flatten()
-        .find(|entry| entry.file_name().to_str().is_none());
-    match unmatchable {
-        None => Ok(()),
-        Some(entry) => Err(format!(
-            "`{}`: the name is not UTF-8, so `{pattern}` cannot match it",
-            relative(root, &entry.path()).display()
-        )),
-    }
+/// The folder that kbuild writes to: nothing in it is found by looking around.
+fn is_own(root: &Path, path: &Path) -> bool {
+    path.strip_prefix(root)
+        .is_ok_and(|name| name == Path::new("cache"))
 }
 
 fn file(root: &Path, path: &Path, metadata: &Metadata) -> Result<Laid, String> {
@@ -201,6 +177,9 @@ fn walk(
     }
     above.push(identity);
     for (path, kind) in entries(root, directory)? {
+        if is_own(root, &path) {
+            continue;
+        }
         let name = path
             .file_name()
             .and_then(|name| name.to_str())

@@ -113,7 +113,7 @@ fn a_change_within_one_tick_of_the_clock_is_noticed() {
         }
     };
     let workspace = Workspace::at(folder.path());
-    let moved = |seen_ns| workspace.moved(&scan(seen_ns), [path.as_path()]).len();
+    let moved = |seen_ns| workspace.moved(&scan(seen_ns), [(&*path, &*path)]).len();
     assert_eq!(moved(stamp.ctime_ns), 1, "its bytes are read");
     assert_eq!(
         moved(stamp.ctime_ns + 10_000_000_000),

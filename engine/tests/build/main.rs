@@ -4,6 +4,7 @@ mod again;
 mod behaviour;
 mod built_in;
 mod crash;
+mod harm;
 mod parts;
 mod temporary;
 mod why;
