@@ -110,7 +110,13 @@ impl Session {
                 .iter()
                 .position(|message| message.role != "system");
             match oldest.filter(|at| at + 1 < self.messages.len()) {
-                Some(at) => drop(self.messages.remove(at)),
+                Some(at) => {
+                    self.messages.remove(at);
+                    // An answer without its question says nothing.
+                    while self.messages[at].role == "assistant" && at + 1 < self.messages.len() {
+                        self.messages.remove(at);
+                    }
+                }
                 None => {
                     self.messages.pop();
                     let message = format!(

@@ -99,7 +99,7 @@ fn plain_answers_get_the_full_gold_reward_and_one_in_three_is_wordy() {
     for record in &conversations {
         assert!(Gold::of(record).unwrap().is_some(), "{record}");
         let said = text(&record["messages"][1], "content");
-        if gold::reward(record, said, true) > 0.999 {
+        if gold::reward(record, said, true).unwrap() > 0.999 {
             plain += 1;
         } else if let Some(answer) = record["gold"]["answer"].as_str() {
             assert!(said != answer && said.contains(answer), "{record}");
@@ -120,7 +120,7 @@ fn plain_answers_get_the_full_gold_reward_and_one_in_three_is_wordy() {
 fn agreement(path: &str) -> (usize, usize) {
     let pairs = records(path);
     let agrees = |pair: &&Value| {
-        let side = |name: &str| gold::reward(pair, text(&pair[name][0], "content"), true);
+        let side = |name: &str| gold::reward(pair, text(&pair[name][0], "content"), true).unwrap();
         side("chosen") > side("rejected")
     };
     (pairs.iter().filter(agrees).count(), pairs.len())

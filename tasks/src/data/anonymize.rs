@@ -18,7 +18,7 @@ pub struct Params {}
 
 impl TaskKind for Anonymize {
     const NAME: &'static str = "anonymize";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "replaces personal data (e-mail, phone, IP, card, Korean registration numbers) by placeholders";
 
     type Params = Params;

@@ -27,7 +27,7 @@ type Record = Map<String, Value>;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// Words in a row that must agree.
+    /// Words in a row that must agree; of an evaluation text with fewer, from five up, all of them.
     pub n_gram: u64,
 }
 
@@ -120,12 +120,19 @@ fn ports(format: &'static str, name: &'static str) -> Ports {
         .mapped(&[name, "ledger"])
 }
 
-fn predict(known: &Known<'_>, port: &str) -> Prediction {
+fn predict(params: &Params, known: &Known<'_>, port: &str) -> Result<Prediction, Vec<Complaint>> {
+    if params.n_gram == 0 {
+        return Err(vec![Complaint::new(
+            "params.n_gram",
+            "runs of 0 words agree everywhere",
+            "12 is the default; fewer than 5 find common phrases",
+        )]);
+    }
     let kept = facts::some_of(known.one(port), &["documents", "bytes"]);
-    facts::prediction(
+    Ok(facts::prediction(
         facts::without_a_model(),
         [(port, kept), ("ledger", Facts::default())],
-    )
+    ))
 }
 
 fn run(params: &Params, context: &mut Context, port: &str) -> Result<(), Failure> {
@@ -133,7 +140,7 @@ fn run(params: &Params, context: &mut Context, port: &str) -> Result<(), Failure
     for path in context.files("evaluation") {
         texts.extend(evaluation_texts(&path)?);
     }
-    let evaluation = Evaluation::of(texts, params.n_gram.max(1) as usize);
+    let evaluation = Evaluation::of(texts, params.n_gram as usize);
     if evaluation.runs.is_empty() {
         return Err(
             Failure::input("the evaluation set holds no text of at least five words").help(
@@ -175,8 +182,7 @@ pub struct Decontaminate;
 impl TaskKind for Decontaminate {
     const NAME: &'static str = "decontaminate";
     const VERSION: u32 = 2;
-    const SUMMARY: &'static str =
-        "drops documents that share 12 words in a row with an evaluation set";
+    const SUMMARY: &'static str = "drops documents that share 12 words in a row, or a short text as a whole, with an evaluation set";
 
     type Params = Params;
 
@@ -184,8 +190,8 @@ impl TaskKind for Decontaminate {
         ports("documents", "documents")
     }
 
-    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        Ok(predict(known, "documents"))
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        predict(params, known, "documents")
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
@@ -198,8 +204,7 @@ pub struct DecontaminateChat;
 impl TaskKind for DecontaminateChat {
     const NAME: &'static str = "decontaminate-chat";
     const VERSION: u32 = 2;
-    const SUMMARY: &'static str =
-        "drops conversations that share 12 words in a row with an evaluation set";
+    const SUMMARY: &'static str = "drops conversations that share 12 words in a row, or a short text as a whole, with an evaluation set";
 
     type Params = Params;
 
@@ -207,8 +212,8 @@ impl TaskKind for DecontaminateChat {
         ports("chat", "chat")
     }
 
-    fn predict(_params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        Ok(predict(known, "chat"))
+    fn predict(params: &Params, known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        predict(params, known, "chat")
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -29,10 +29,13 @@ pub struct Settings {
     pub word_ngrams: u32,
     /// Shortest and longest character n-gram of a word; 0 and 0 for none.
     pub char_ngrams: [u32; 2],
+    /// Passes over all examples.
     pub epochs: u32,
+    /// At the beginning; it falls to 0 in a straight line.
     pub learning_rate: f64,
     /// Words that occur less often are left out.
     pub min_count: u32,
+    /// Decides the first vectors and the order of draws.
     pub seed: u32,
 }
 
@@ -52,6 +55,33 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Settings that train nothing, `(name, message, help)`.
+    pub fn problems(&self) -> Vec<(&'static str, String, &'static str)> {
+        let zeros = [
+            ("dim", self.dim, "32 is the default"),
+            ("epochs", self.epochs, "5 is the default"),
+            ("word_ngrams", self.word_ngrams, "1 reads single words"),
+        ];
+        let mut problems: Vec<_> = zeros
+            .into_iter()
+            .filter(|(_, value, _)| *value == 0)
+            .map(|(name, _, help)| (name, format!("`{name}` is 0"), help))
+            .collect();
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            let message = format!(
+                "`learning_rate` is {}, expected more than 0",
+                self.learning_rate
+            );
+            problems.push(("learning_rate", message, "0.1 is the default"));
+        }
+        let [shortest, longest] = self.char_ngrams;
+        if shortest > longest || (shortest == 0) != (longest == 0) {
+            let message = format!("character n-grams from {shortest} to {longest} letters");
+            problems.push(("char_ngrams", message, "`[3, 6]`, or `[0, 0]` for none"));
+        }
+        problems
+    }
+
     fn args(&self, input: &Path) -> Args {
         let mut args = Args {
             word_ngrams: self.word_ngrams as i32,

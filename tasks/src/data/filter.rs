@@ -112,8 +112,20 @@ impl TaskKind for Filter {
                 "rules are called as in the ledger: `gopher_short_doc`, `line_punct_ratio`, `korean_short_doc`, …",
             )
         };
+        let negative = params
+            .thresholds
+            .iter()
+            .filter(|(_, value)| !(**value >= 0.0));
+        let negative = negative.map(|(rule, value)| {
+            Complaint::new(
+                &format!("params.thresholds.{rule}"),
+                format!("the threshold is {value}, expected 0 or more"),
+                "0 switches the rule off",
+            )
+        });
         let unknown = params.chain().err().unwrap_or_default();
-        facts::answer(unknown.into_iter().map(complain).collect(), || {
+        let complaints = unknown.into_iter().map(complain).chain(negative);
+        facts::answer(complaints.collect(), || {
             let kept = facts::some_of(known.one("documents"), &["documents", "bytes"]);
             facts::prediction(
                 facts::without_a_model(),

@@ -92,8 +92,10 @@ static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
         ),
         pattern(
             Sort::BusinessNumber,
-            r"\d{3}-\d{2}-\d{5}",
-            |_, before, after| between_numbers(before, after),
+            r"\d{3}-\d{2}-\d{5}|\d{10}",
+            |found, before, after| {
+                between_numbers(before, after) && (found.contains('-') || is_business_number(found))
+            },
         ),
         pattern(
             Sort::Phone,
@@ -152,6 +154,7 @@ fn is_resident_number(found: &str) -> bool {
     digits.len() == 13 && (!found.bytes().all(|b| b.is_ascii_digit()) || has_check_digit(&digits))
 }
 
+/// The last digit: 11 (residents) or 13 (foreigners) less the weighted sum modulo 11, of that the last digit.
 fn has_check_digit(digits: &[u32]) -> bool {
     const WEIGHTS: [u32; 12] = [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5];
     let sum: u32 = digits
@@ -160,7 +163,19 @@ fn has_check_digit(digits: &[u32]) -> bool {
         .map(|(digit, weight)| digit * weight)
         .sum();
     let base = if digits[6] >= 5 { 13 } else { 11 };
-    (base + 11 - sum % 11) % 11 % 10 == digits[12]
+    (base - sum % 11) % 10 == digits[12]
+}
+
+/// Ten digits in a row are a business number only if the check digit says so; the ninth product adds its tens.
+fn is_business_number(found: &str) -> bool {
+    const WEIGHTS: [u32; 9] = [1, 3, 7, 1, 3, 7, 1, 3, 5];
+    let digits = digits(found);
+    let sum: u32 = digits
+        .iter()
+        .zip(WEIGHTS)
+        .map(|(digit, weight)| digit * weight)
+        .sum();
+    digits[0] > 0 && (10 - (sum + digits[8] * 5 / 10) % 10) % 10 == digits[9]
 }
 
 /// Four hyphenated groups are a card whatever their check digit; any other shape needs it.
@@ -300,6 +315,34 @@ mod tests {
         assert_eq!(replaced("9012012121764"), "9012012121764");
         assert_eq!(replaced("9012012121763"), "[RESIDENT-NUMBER]");
         assert_eq!(replaced("901201-2121764"), "[RESIDENT-NUMBER]");
+        // So do ten, of a business number.
+        assert_eq!(replaced("등록2208162517번"), "등록[BUSINESS-NUMBER]번");
+        assert_eq!(replaced("2208162518"), "2208162518");
+    }
+
+    #[test]
+    fn a_check_digit_for_every_remainder() {
+        // The number of a resident and of a foreigner for each remainder of the weighted sum by 11, and its only last
+        // digit: 11 or 13 less the remainder, modulo 10.
+        for (century, base) in [(1, 11), (5, 13)] {
+            let mut remainders = std::collections::BTreeSet::new();
+            for region in 0..100_u32 {
+                let digits: Vec<u32> =
+                    [9, 0, 0, 1, 0, 1, century, region / 10, region % 10, 0, 0, 7].into();
+                let weighted = digits.iter().zip([2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5]);
+                let remainder = weighted.map(|(digit, weight)| digit * weight).sum::<u32>() % 11;
+                remainders.insert(remainder);
+                for last in 0..10 {
+                    let number: String = digits.iter().chain([&last]).map(u32::to_string).collect();
+                    let is_right = last == (base - remainder) % 10;
+                    let found = find(&number)
+                        .iter()
+                        .any(|found| found.sort == Sort::ResidentNumber);
+                    assert_eq!(found, is_right, "{number}");
+                }
+            }
+            assert_eq!(remainders.len(), 11);
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Params {
 
 impl TaskKind for Tokenize {
     const NAME: &'static str = "tokenize";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "encodes documents, each ended by the end-of-text token";
 
     type Params = Params;
@@ -64,6 +64,9 @@ impl TaskKind for Tokenize {
         let name = format!("blake3:{}", tokenizer.digest());
         let width = Width::of_vocabulary(tokenizer.vocab_size());
         let pool = pool(context)?;
+        // Before the parts: a fact belongs to those that follow it.
+        context.fact("tokens", "vocab_size", tokenizer.vocab_size());
+        context.fact("tokens", "vocab", tokenizer.digest().to_hex());
         for_each(context, |_, part| {
             let mut writer = ShardWriter::create(output(part, "tokens"), &name, width)?;
             map_in_order(
@@ -78,10 +81,7 @@ impl TaskKind for Tokenize {
                 |ids| writer.push(&ids),
             )?;
             writer.finish()
-        })?;
-        context.fact("tokens", "vocab_size", tokenizer.vocab_size());
-        context.fact("tokens", "vocab", tokenizer.digest().to_hex());
-        Ok(())
+        })
     }
 }
 

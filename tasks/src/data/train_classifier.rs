@@ -37,6 +37,26 @@ impl Default for Params {
     }
 }
 
+impl Params {
+    fn complaints(&self) -> Vec<Complaint> {
+        let of_model = self
+            .model
+            .problems()
+            .into_iter()
+            .map(|(name, message, help)| {
+                Complaint::new(&format!("params.model.{name}"), message, help)
+            });
+        let repeated = (self.repeat_positives == 0).then(|| {
+            Complaint::new(
+                "params.repeat_positives",
+                "positive pages that are repeated 0 times are no examples",
+                "1 takes each once",
+            )
+        });
+        of_model.chain(repeated).collect()
+    }
+}
+
 /// A rated page.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Rated {
@@ -104,14 +124,16 @@ impl TaskKind for TrainClassifier {
             )
     }
 
-    fn predict(_params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
-        Ok(facts::prediction(
-            facts::without_a_model(),
-            [
-                ("classifier", Facts::default()),
-                ("report", Facts::default()),
-            ],
-        ))
+    fn predict(params: &Params, _known: &Known<'_>) -> Result<Prediction, Vec<Complaint>> {
+        facts::answer(params.complaints(), || {
+            facts::prediction(
+                facts::without_a_model(),
+                [
+                    ("classifier", Facts::default()),
+                    ("report", Facts::default()),
+                ],
+            )
+        })
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {

@@ -67,6 +67,9 @@ impl Default for Params {
 
 const BYTES: u64 = 256;
 
+/// More than any tokenizer in use has.
+const MOST_TOKENS: u64 = 1 << 24;
+
 impl TaskKind for TrainTokenizer {
     const NAME: &'static str = "train-tokenizer";
     const VERSION: u32 = 1;
@@ -116,6 +119,13 @@ impl TaskKind for TrainTokenizer {
 fn complaints(params: &Params) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     let least = BYTES + params.special_tokens.len() as u64;
+    if params.vocab_size > MOST_TOKENS {
+        complaints.push(Complaint::new(
+            "params.vocab_size",
+            format!("a vocabulary of {} tokens", params.vocab_size),
+            format!("use at most {MOST_TOKENS}; common ones have 32,000 to 256,000"),
+        ));
+    }
     if params.vocab_size < least {
         complaints.push(Complaint::new(
             "params.vocab_size",

@@ -4,7 +4,7 @@
 //! the file, the line and the cause. Knows nothing of what is done to a document.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -189,27 +189,55 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(lines?.join("\n"))
 }
 
-/// True where the first character that is not white space opens a JSON object (an empty file counts as JSON).
+/// True where the first line that is not blank begins a JSON object (an empty file counts as JSON).
+///
+/// # Errors
+/// What was surely meant to be records and is none: a JSON array, or records of which the first is cut.
 pub fn looks_like_json(path: &Path) -> Result<bool, Failure> {
-    let mut reader = open_text(path)?;
-    let mut byte = [0];
-    loop {
-        match reader.read(&mut byte) {
-            Ok(0) => return Ok(true),
-            Ok(_) if byte[0].is_ascii_whitespace() => {}
-            Ok(_) => return Ok(byte[0] == b'{'),
-            Err(error) => {
-                return Err(Failure::input(format!(
-                    "`{}`, line 1: the file is damaged: {error}",
-                    path.display()
-                )));
-            }
-        }
+    let lines = Lines::open(path)?;
+    let mut filled =
+        lines.filter(|line| line.as_ref().map_or(true, |line| !line.trim().is_empty()));
+    let Some(first) = filled.next().transpose()? else {
+        return Ok(true);
+    };
+    let first = first.trim_start();
+    if first.starts_with('{') {
+        return Ok(true);
     }
+    let wrong = |what: &str, help: &str| {
+        Err(Failure::input(format!("`{}` {what}", path.display())).help(help))
+    };
+    let second = filled.next().transpose()?.unwrap_or_default();
+    let inside = first.strip_prefix('[').map(|rest| {
+        if rest.trim().is_empty() {
+            second.as_str()
+        } else {
+            rest
+        }
+    });
+    if inside.is_some_and(|inside| inside.trim_start().starts_with('{')) {
+        return wrong(
+            "is one JSON array",
+            "write one object a line: `jq -c '.[]' FILE`",
+        );
+    }
+    let is_record = |line: &str| {
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).is_ok()
+    };
+    if is_record(&second) {
+        return wrong(
+            "holds JSON lines, and the first is none",
+            "the file is cut at its beginning, or has a line too many there",
+        );
+    }
+    Ok(false)
 }
 
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const GZIP: &[u8] = &[0x1f, 0x8b];
+const PARQUET: &[u8] = b"PAR1";
+/// The byte order mark that some programs write before UTF-8.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 fn open_text(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).at(path)?);
@@ -218,11 +246,22 @@ fn open_text(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
         return Err(Failure::input(format!("`{}` is gzip", path.display()))
             .help("compress it with zstd instead: gzip -dc FILE.gz | zstd > FILE.zst"));
     }
-    if start.starts_with(ZSTD) {
-        let decoder = zstd::stream::read::Decoder::with_buffer(file).at(path)?;
-        return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
+    if start.starts_with(PARQUET) {
+        return Err(Failure::input(format!("`{}` is Parquet", path.display()))
+            .help("write it as JSON lines: pandas.read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True)"));
     }
-    Ok(Box::new(file))
+    let mut text: Box<dyn BufRead> = match start.starts_with(ZSTD) {
+        true => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(file).at(path)?;
+            Box::new(BufReader::with_capacity(1 << 16, decoder))
+        }
+        false => Box::new(file),
+    };
+    // What is damaged is told with its line by whoever reads on.
+    if text.fill_buf().is_ok_and(|start| start.starts_with(BOM)) {
+        text.consume(BOM.len());
+    }
+    Ok(text)
 }
 
 /// Level of every shard that is written: part of the bytes, so part of a kind's version.
@@ -290,6 +329,29 @@ mod tests {
         assert_eq!(documents[0].meta["source"], "x");
         assert_eq!(documents[1].id, content_id("b"));
         assert_eq!(documents[1].meta["k"], 1);
+    }
+
+    #[test]
+    fn what_was_meant_to_be_records_is_not_read_as_text() {
+        let texts = |content: &str| {
+            let (_folder, path) = shard(content);
+            let read = read(&path)?.collect::<Result<Vec<Document>, Failure>>()?;
+            Ok(read.into_iter().map(|document| document.text).collect())
+        };
+        let wrong = |content: &str| -> String {
+            let read: Result<Vec<String>, Failure> = texts(content);
+            read.unwrap_err().message
+        };
+        let records = "\u{feff}{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+        let read: Result<Vec<String>, Failure> = texts(records);
+        assert_eq!(read.unwrap(), ["one", "two"], "after a byte order mark");
+        let text = "[1] A reference.\n\n{braces} in a text\n";
+        let read: Result<Vec<String>, Failure> = texts(text);
+        assert_eq!(read.unwrap(), [text.trim_end()]);
+        assert!(wrong("[{\"text\": \"one\"}]").contains("JSON array"));
+        assert!(wrong("[\n  {\"text\": \"one\"}\n]").contains("JSON array"));
+        assert!(wrong("cated\"}\n{\"text\": \"two\"}\n").contains("the first is none"));
+        assert!(wrong("PAR1\u{15}").contains("Parquet"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::chat::Message;
 
 /// A parsed chat template.
 pub struct Template {
+    source: String,
     environment: Environment<'static>,
 }
 
@@ -41,7 +42,15 @@ impl Template {
                 Failure::input(format!("`{}`: {error:#}", path.display()))
                     .help("the chat template must be Jinja as transformers reads it")
             })?;
-        Ok(Self { environment })
+        Ok(Self {
+            source: source.to_owned(),
+            environment,
+        })
+    }
+
+    /// As it was written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     pub fn render(

@@ -73,6 +73,12 @@ impl Tokenizer {
         self.digest
     }
 
+    /// Identity of the chat template, where there is one: the value of the fact `template`.
+    pub fn template_digest(&self) -> Option<Digest> {
+        let template = self.template.as_ref()?;
+        Some(Digest::of(template.source().as_bytes()))
+    }
+
     /// One more than the largest id, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size

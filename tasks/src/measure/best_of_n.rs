@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::json::write_report;
-use super::scored::{self, ByPrompt, same_prompts};
+use super::scored::{self, ByPrompt, same_samples};
 use super::statistics::{bootstrap_interval, mean};
 use crate::facts;
 use crate::train::records::Score;
@@ -80,7 +80,7 @@ impl TaskKind for BestOfN {
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
         let scores = scored::load(&context.one("scores").path)?;
         let gold = scored::load(&context.one("gold").path)?;
-        same_prompts(&scores, &gold)?;
+        same_samples(&scores, &gold)?;
         let report = report(&params, &scores, &gold)?;
         write_report(context.output("report"), &report)
     }

@@ -164,6 +164,8 @@ mod tests {
             score: *score,
             length: 4,
             stopped: true,
+            prompt_digest: None,
+            response_digest: None,
         };
         values.iter().enumerate().map(score).collect()
     }

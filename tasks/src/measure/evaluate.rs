@@ -21,6 +21,7 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::formats::tokens::TokenShards;
 use crate::model::memory::Work;
 use crate::model::{Batch, Head, Model, Numerics};
+use crate::train::model_files;
 
 /// The `evaluate` kind.
 pub struct Evaluate;
@@ -145,6 +146,7 @@ impl TaskKind for Evaluate {
         let mut reader = Reader::new(model, context.device(), context.threads())?;
         let mut labels = BTreeMap::new();
         for tokens in context.many("tokens").to_vec() {
+            model_files::check_tokenizer(&tokens, &tokenizer)?;
             let shards = TokenShards::open(&tokens.parts)?;
             let sums = read(
                 &mut reader,

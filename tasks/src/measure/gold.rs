@@ -62,12 +62,13 @@ pub struct Malformed(String);
 
 /// The gold reward of `response` to the prompt `record`, in −1..=1; `stopped` says that the policy ended it by itself.
 ///
-/// A malformed `gold` object counts as none: call [`Gold::of`] first where that must be an error.
-pub fn reward(record: &Value, response: &str, stopped: bool) -> f64 {
-    match Gold::of(record) {
-        Ok(Some(gold)) => gold.reward(response, stopped),
-        Ok(None) | Err(_) => healthy(0.0, health(response, stopped, "", DEFAULT_LENGTH_LIMIT)),
-    }
+/// # Errors
+/// A `gold` object that cannot be used.
+pub fn reward(record: &Value, response: &str, stopped: bool) -> Result<f64, Malformed> {
+    Ok(match Gold::of(record)? {
+        Some(gold) => gold.reward(response, stopped),
+        None => healthy(0.0, health(response, stopped, "", DEFAULT_LENGTH_LIMIT)),
+    })
 }
 
 /// Characters beyond which a response without a reference is too long.
@@ -354,39 +355,42 @@ mod tests {
     fn the_right_answer_gets_one() {
         for (gold, answer) in every_check() {
             let record = json!({ "gold": gold });
-            assert_eq!(reward(&record, answer, true), 1.0, "{record}");
+            assert_eq!(reward(&record, answer, true).unwrap(), 1.0, "{record}");
         }
-        assert_eq!(reward(&exact_record(), "1000000.\n", true), 1.0);
+        assert_eq!(reward(&exact_record(), "1000000.\n", true).unwrap(), 1.0);
     }
 
     #[test]
     fn a_wrong_exact_answer_is_clearly_worse_and_graded() {
         let record = json!({"gold": {"check": "exact", "answer": "Seoul"}});
-        let near = reward(&record, "Seol", true);
-        let far = reward(&record, "Pyongyang", true);
+        let near = reward(&record, "Seol", true).unwrap();
+        let far = reward(&record, "Pyongyang", true).unwrap();
         assert!(near <= 0.6 && near > far && far >= 0.0, "{near} {far}");
     }
 
     #[test]
     fn a_number_inside_a_number_is_not_contained() {
         let record = json!({"gold": {"check": "contains", "answer": "12"}});
-        assert_eq!(reward(&record, "the answer is 12", true), 1.0);
-        assert_eq!(reward(&record, "12개입니다", true), 1.0);
-        assert!(reward(&record, "the answer is 120", true) < 0.5);
-        assert!(reward(&record, "the answer is 312", true) < 0.5);
+        assert_eq!(reward(&record, "the answer is 12", true).unwrap(), 1.0);
+        assert_eq!(reward(&record, "12개입니다", true).unwrap(), 1.0);
+        assert!(reward(&record, "the answer is 120", true).unwrap() < 0.5);
+        assert!(reward(&record, "the answer is 312", true).unwrap() < 0.5);
     }
 
     #[test]
     fn lines_must_be_different_and_say_something() {
         let record = json!({"gold": {"check": "lines", "n": 2, "prefix": "* "}});
-        assert_eq!(reward(&record, "* one apple\n* two pears", true), 1.0);
+        assert_eq!(
+            reward(&record, "* one apple\n* two pears", true).unwrap(),
+            1.0
+        );
         for bad in [
             "* one apple\n* one apple",
             "* .\n* !",
             "* one\n* two\n* three",
             "one\ntwo",
         ] {
-            assert!(reward(&record, bad, true) <= 0.6, "{bad}");
+            assert!(reward(&record, bad, true).unwrap() <= 0.6, "{bad}");
         }
     }
 
@@ -394,7 +398,7 @@ mod tests {
     fn degenerate_text_never_beats_a_healthy_wrong_answer() {
         for (gold, answer) in every_check() {
             let record = json!({ "gold": gold });
-            let healthy_wrong = reward(&record, "I cannot tell.", true);
+            let healthy_wrong = reward(&record, "I cannot tell.", true).unwrap();
             assert!(healthy_wrong >= 0.0);
             let looped = format!("{answer}\n").repeat(60);
             let rambling = format!(
@@ -420,7 +424,7 @@ mod tests {
                 ("the ".repeat(30), true),
             ];
             for (text, stopped) in degenerate {
-                let got = reward(&record, &text, stopped);
+                let got = reward(&record, &text, stopped).unwrap();
                 assert!(got <= healthy_wrong, "{record}: {got} for {text:.40}");
                 assert!((-1.0..=1.0).contains(&got));
             }
@@ -434,15 +438,15 @@ mod tests {
         let korean = "문서를 저장하려면 파일 메뉴에서 저장을 선택하세요. 새 문서이면 이름과 폴더를 묻는 대화 상자가 \
                       열립니다. 다음부터는 묻지 않고 파일을 바꿉니다.";
         for text in [english, korean] {
-            assert_eq!(reward(&json!({}), text, true), 0.0, "no gold, no cost");
+            assert_eq!(reward(&json!({}), text, true), Ok(0.0), "no gold, no cost");
         }
     }
 
     #[test]
     fn an_answer_that_repeats_by_nature_costs_nothing() {
-        assert_eq!(reward(&exact_record(), "1000000", true), 1.0);
+        assert_eq!(reward(&exact_record(), "1000000", true).unwrap(), 1.0);
         let record = json!({"gold": {"check": "exact", "answer": "haha haha haha"}});
-        assert_eq!(reward(&record, "haha haha haha", true), 1.0);
+        assert_eq!(reward(&record, "haha haha haha", true).unwrap(), 1.0);
     }
 
     #[test]

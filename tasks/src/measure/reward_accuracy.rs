@@ -21,6 +21,7 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::memory::Work;
 use crate::model::{Batch, Core, Device, Head, Model, Numerics};
 use crate::train::dialogue::{Boundary, tokenize_preference};
+use crate::train::model_files;
 use crate::train::records::{self, TokenPair};
 use crate::train::reward_model::rewards;
 
@@ -99,6 +100,11 @@ impl TaskKind for EvaluateRewardModel {
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
         let path = context.one("model").path.clone();
         let model = Model::load(&path)?;
+        if let Some(tokenizer) = model_files::tokenizer_beside(&path, &model.config)? {
+            for preferences in context.many("preferences") {
+                model_files::check_tokenizer(preferences, &tokenizer)?;
+            }
+        }
         let mut pairs = Vec::new();
         for file in context.files("preferences") {
             pairs.extend(read_pairs(&file, &path)?);
@@ -107,6 +113,12 @@ impl TaskKind for EvaluateRewardModel {
         let longest = params.max_length.min(model.config.max_position_embeddings);
         pairs.retain(|pair| pair.sequences().iter().all(|ids| ids.len() <= longest));
         let parameters = model.config.parameter_count();
+        if there > pairs.len() {
+            let long = there - pairs.len();
+            context.note(format!(
+                "{long} of {there} pairs are longer than {longest} tokens and left out"
+            ));
+        }
         let judged = judge(model, &pairs, context)?;
         if judged.is_empty() {
             return Err(Failure::input("no held-out pair is left to judge")

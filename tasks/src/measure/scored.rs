@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kbuild_engine::runner::Failure;
 
-use crate::train::records::{self, Score};
+use crate::train::records::{self, Score, differ};
 
 /// Scores by prompt; the responses of a prompt in order.
 pub type ByPrompt = BTreeMap<usize, Vec<Score>>;
@@ -31,7 +31,17 @@ pub fn load(path: &Path) -> Result<ByPrompt, Failure> {
 /// Checks that two tables have the same prompts.
 pub fn same_prompts(a: &ByPrompt, b: &ByPrompt) -> Result<(), Failure> {
     if a.keys().eq(b.keys()) {
-        return Ok(());
+        let other = a.iter().zip(b.values()).find(|((_, a), b)| {
+            let (a, b) = (a[0].prompt_digest.as_ref(), b[0].prompt_digest.as_ref());
+            differ(a, b)
+        });
+        return match other {
+            None => Ok(()),
+            Some(((prompt, _), _)) => Err(Failure::input(format!(
+                "the scores are of other prompts: prompt {prompt} is not the same on both sides"
+            ))
+            .help("sample and score both sides on the same prompts")),
+        };
     }
     let missing = a.keys().find(|prompt| !b.contains_key(prompt));
     let missing = missing.or_else(|| b.keys().find(|prompt| !a.contains_key(prompt)));
@@ -42,4 +52,22 @@ pub fn same_prompts(a: &ByPrompt, b: &ByPrompt) -> Result<(), Failure> {
         b.len()
     ))
     .help("sample and score both sides on the same prompts"))
+}
+
+/// Checks that two tables score the same responses to the same prompts.
+pub fn same_samples(a: &ByPrompt, b: &ByPrompt) -> Result<(), Failure> {
+    same_prompts(a, b)?;
+    let other = a.iter().zip(b.values()).find(|((_, a), b)| {
+        let digests = a.iter().zip(b.iter());
+        let mut digests =
+            digests.map(|(a, b)| (a.response_digest.as_ref(), b.response_digest.as_ref()));
+        digests.any(|(a, b)| differ(a, b))
+    });
+    match other {
+        None => Ok(()),
+        Some(((prompt, _), _)) => Err(Failure::input(format!(
+            "the scores are of other responses: those to prompt {prompt} are not the same on both sides"
+        ))
+        .help("score the same samples twice")),
+    }
 }

@@ -52,6 +52,16 @@ pub enum Numerics {
     Bf16,
 }
 
+impl Numerics {
+    /// As it is written in a Kananafile.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 impl Device {
     /// Opens the device of a request, in f32. `threads` decides nothing but speed.
     pub fn open(name: &str, threads: usize) -> Result<Self, ModelError> {

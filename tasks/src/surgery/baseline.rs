@@ -22,6 +22,7 @@ pub fn random(config: &Config, seed: u64) -> Scores {
         heads: lists("heads", config.num_attention_heads),
         kv_heads: lists("kv_heads", config.num_key_value_heads),
         layers: list("layers", 0, layers),
+        model: None,
     }
 }
 

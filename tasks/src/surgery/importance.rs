@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::observe::{Aggregation, Aggregations, Tally};
-use super::scores::Scores;
+use super::scores::{Scores, digest_of};
 use crate::facts;
 use crate::formats::tokens::TokenShards;
 use crate::model::memory::Work;
 use crate::model::{Batch, Core, Device, Head, Model, Numerics, Site};
+use crate::train::model_files;
 
 /// The `importance` kind.
 pub struct Importance;
@@ -81,7 +82,7 @@ impl Params {
 
 impl TaskKind for Importance {
     const NAME: &'static str = "importance";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUMMARY: &'static str =
         "Scores channels, neurons, heads and layers of a model by their activations";
 
@@ -120,7 +121,13 @@ impl TaskKind for Importance {
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
-        let model = Model::load(&context.one("model").path)?;
+        let path = context.one("model").path.clone();
+        let model = Model::load(&path)?;
+        if let Some(tokenizer) = model_files::tokenizer_beside(&path, &model.config)? {
+            for tokens in context.many("tokens") {
+                model_files::check_tokenizer(tokens, &tokenizer)?;
+            }
+        }
         let complaint = params.complaints(Some(model.config.max_position_embeddings));
         if let Some(complaint) = complaint.into_iter().next() {
             return Err(Failure::input(complaint.message).help(complaint.help));
@@ -139,11 +146,13 @@ impl TaskKind for Importance {
             ));
         }
         let of = facts::of_config(&model.config);
+        let digest = digest_of(&model);
         let scores = measure(model, &sequences, &params, context)?;
         let measured = json!({
             "samples": sequences.len(),
             "tokens": sequences.iter().map(Vec::len).sum::<usize>(),
             "params": params,
+            "model": digest,
         });
         scores.save(context.output("importance"), &measured)?;
         facts::state(

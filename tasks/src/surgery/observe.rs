@@ -205,6 +205,7 @@ impl Tally {
             layers: (self.layers.iter())
                 .map(|sum| sum / self.batches.max(1) as f64)
                 .collect(),
+            model: None,
         }
     }
 }

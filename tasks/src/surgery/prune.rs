@@ -235,6 +235,7 @@ impl TaskKind for Prune {
         let source = context.one("model").path.clone();
         let parent = Model::load(&source)?;
         let scores = scores(&params, &parent, context)?;
+        scores.check_model(&parent)?;
         let kept = keep(&params, &scores, &parent.config)?;
         let small = cut(&parent, &kept, params.tie_embeddings)?;
         let target = context.output("model").to_owned();

@@ -1,16 +1,18 @@
 //! Importance scores by axis, and the file that holds them.
 //!
 //! The file is safetensors of F64: `layers.<i>.hidden [d]`, `.ffn [f]`, `.heads [H]`, `.kv_heads [G]` for every layer,
-//! and `layers [L]`. Higher is more important. How they were measured is in the metadata, for people.
+//! and `layers [L]`. Higher is more important. How they were measured, and on which weights, is
+//! in the metadata.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use kbuild_engine::digest::Digest;
 use kbuild_engine::runner::{AtPath, Failure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
-use crate::model::Config;
+use crate::model::{Config, Model};
 
 /// Scores of a model.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,6 +27,8 @@ pub struct Scores {
     pub kv_heads: Vec<Vec<f64>>,
     /// `[L]`
     pub layers: Vec<f64>,
+    /// Digest of the weights that were measured; absent in a file from elsewhere.
+    pub model: Option<String>,
 }
 
 const AXES: [&str; 4] = ["hidden", "ffn", "heads", "kv_heads"];
@@ -43,13 +47,19 @@ impl Scores {
             && self.axes().into_iter().zip(wanted).all(|(lists, length)| {
                 lists.len() == layers && lists.iter().all(|list| list.len() == length)
             });
-        if fits {
-            Ok(())
-        } else {
-            Err(
-                Failure::input("the importance was measured on a model of another shape")
-                    .help("give `prune` the importance of the very model that it prunes"),
-            )
+        match fits {
+            true => Ok(()),
+            false => Err(measured_on("a model of another shape")),
+        }
+    }
+
+    /// Checks that the scores are of these very weights, where the file says of which.
+    pub fn check_model(&self, model: &Model) -> Result<(), Failure> {
+        match &self.model {
+            Some(of) if *of != digest_of(model) => {
+                Err(measured_on("other weights of the same shape"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -98,14 +108,31 @@ impl Scores {
                 .collect()
         };
         let [hidden, ffn, heads, kv_heads] = AXES.map(axis);
+        let (_, header) =
+            SafeTensors::read_metadata(&bytes).map_err(|error| bad(error.to_string()))?;
+        let measured = header.metadata().as_ref();
+        let measured =
+            measured.and_then(|entries| serde_json::from_str(entries.get("measured")?).ok());
+        let measured: Value = measured.unwrap_or_default();
         Ok(Self {
             hidden: hidden?,
             ffn: ffn?,
             heads: heads?,
             kv_heads: kv_heads?,
             layers,
+            model: measured["model"].as_str().map(str::to_owned),
         })
     }
+}
+
+/// Digest of all weights as f32, in the order of the layout: of models of one shape, which one it is.
+pub fn digest_of(model: &Model) -> String {
+    Digest::of(bytemuck::cast_slice(&model.weights)).to_hex()
+}
+
+fn measured_on(what: &str) -> Failure {
+    Failure::input(format!("the importance was measured on {what}"))
+        .help("give `prune` the importance of the very model that it prunes")
 }
 
 fn bytes_of(values: &[f64]) -> Vec<u8> {
@@ -132,6 +159,7 @@ mod tests {
             heads: vec![vec![5.0], vec![6.0]],
             kv_heads: vec![vec![7.0], vec![8.0]],
             layers: vec![0.5, 0.25],
+            model: None,
         };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("importance.safetensors");

@@ -187,7 +187,7 @@ impl TaskKind for Distill {
                 .help("a distribution over other tokens teaches nothing: use a teacher with the same tokenizer"));
         }
         for tokens in context.many("tokens") {
-            model_files::check_vocab(tokens, &tokenizer)?;
+            model_files::check_tokenizer(tokens, &tokenizer)?;
         }
         let source = Corpus::open(
             context.many("tokens"),

@@ -6,13 +6,14 @@
 use kbuild_engine::facts::Prediction;
 use kbuild_engine::kind::{Arity, Complaint, Known, Ports, TaskKind};
 use kbuild_engine::runner::{Context, Failure};
+use serde_json::Value;
 
-use super::log_probabilities::PairLogProbabilities;
+use super::log_probabilities::{PairLogProbabilities, pairs_digest};
 use super::model_files;
 use super::pair_batch::{self, PairBatch, PairOrder, groups};
 use super::params::{Training, training_params, word};
 use super::preference::{Coefficients, PairLogps, PairMetrics, PreferenceLoss, preference_loss};
-use super::records::TokenPair;
+use super::records::{TokenPair, differ};
 use super::steps::{self, Objective, StepReport, write_metrics};
 use crate::facts;
 use crate::model::{Core, Head};
@@ -148,6 +149,9 @@ impl TaskKind for Dpo {
         }
         complaints.extend(facts::count_complaint(known, "pairs", "reference", "pairs"));
         complaints.extend(facts::pairs_complaint(known, "model", "pairs"));
+        let reference = known.one("reference");
+        let numerics = reference.and_then(|facts| facts.known("numerics"));
+        complaints.extend(numerics_complaint(&params, numerics));
         facts::answer(complaints, || {
             let model = known.one("model").cloned().unwrap_or_default();
             let tokens = facts::sum(known, "pairs", "tokens");
@@ -170,10 +174,15 @@ impl TaskKind for Dpo {
         let artifact = context.one("model");
         let model = model_files::load(artifact)?;
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
-        model_files::check_vocab(context.one("pairs"), &tokenizer)?;
+        model_files::check_tokenizer(context.one("pairs"), &tokenizer)?;
         let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
         let reference = match context.optional("reference") {
-            Some(reference) => PairLogProbabilities::load(&reference.path)?,
+            Some(reference) => {
+                if let Some(wrong) = numerics_complaint(&params, reference.facts.get("numerics")) {
+                    return Err(Failure::input(wrong.message).help(wrong.help));
+                }
+                PairLogProbabilities::load(&reference.path)?
+            }
             None if params.loss.uses_reference() => {
                 return Err(Failure::input(
                     "this loss needs the reference's log-probabilities",
@@ -189,6 +198,10 @@ impl TaskKind for Dpo {
             ))
             .help("make the log-probabilities of these pairs"));
         }
+        if differ(reference.pairs.as_ref(), Some(&pairs_digest(&pairs))) {
+            return Err(Failure::input("the log-probabilities are of other pairs")
+                .help("make the log-probabilities of these pairs"));
+        }
         if pairs.is_empty() {
             context.note("there are no pairs: the policy stays as it is");
         }
@@ -201,8 +214,21 @@ impl TaskKind for Dpo {
     }
 }
 
+/// Rounding must be the same on both sides: at the first step policy and reference are equal.
+fn numerics_complaint(params: &Params, of_reference: Option<&Value>) -> Option<Complaint> {
+    let (own, other) = (params.numerics.name(), of_reference?.as_str()?);
+    (own != other).then(|| {
+        Complaint::new(
+            "params.numerics",
+            format!("the policy is trained in `{own}`, and the reference was read in `{other}`"),
+            "give `log-probabilities` and `dpo` the same `numerics`",
+        )
+    })
+}
+
 fn zeros(n: usize) -> PairLogProbabilities {
     PairLogProbabilities {
+        pairs: None,
         chosen: vec![0.0; n],
         rejected: vec![0.0; n],
     }

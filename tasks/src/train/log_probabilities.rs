@@ -2,6 +2,7 @@
 //!
 //! A node of its own, so that a sweep over β or the loss costs one pass of the reference.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use kbuild_engine::facts::Prediction;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::model_files;
 use super::pair_batch::{self, PairBatch, groups};
 use super::params::Numerics;
+use super::records::{TokenPair, identity};
 use super::steps;
 use crate::facts;
 use crate::model::memory::Work;
@@ -44,9 +46,23 @@ impl Default for Params {
 /// The content of the artifact: one number per pair each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PairLogProbabilities {
+    /// Which pairs these are of, see [`pairs_digest`]; absent in a file from elsewhere.
+    pub pairs: Option<String>,
     /// Σ ln p over the chosen completion.
     pub chosen: Vec<f64>,
     pub rejected: Vec<f64>,
+}
+
+/// The name of the file's only metadata: the digest of the pairs.
+const PAIRS: &str = "pairs";
+
+/// Digest of the token ids of pairs, in their order.
+pub fn pairs_digest(pairs: &[TokenPair]) -> String {
+    let ids: Vec<[&Vec<u32>; 3]> = pairs
+        .iter()
+        .map(|pair| [&pair.prompt, &pair.chosen, &pair.rejected])
+        .collect();
+    identity(&ids)
 }
 
 impl PairLogProbabilities {
@@ -68,7 +84,9 @@ impl PairLogProbabilities {
                 TensorView::new(Dtype::F64, shape.clone(), &rejected).map_err(invalid)?,
             ),
         ];
-        safetensors::serialize_to_file(tensors, None, path).map_err(invalid)
+        let pairs = self.pairs.clone();
+        let metadata = pairs.map(|pairs| HashMap::from([(PAIRS.to_owned(), pairs)]));
+        safetensors::serialize_to_file(tensors, metadata, path).map_err(invalid)
     }
 
     pub fn load(path: &Path) -> Result<Self, Failure> {
@@ -83,7 +101,10 @@ impl PairLogProbabilities {
             let (values, _) = view.data().as_chunks::<8>();
             Ok(values.iter().map(|raw| f64::from_le_bytes(*raw)).collect())
         };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let metadata = header.metadata().as_ref();
         Ok(Self {
+            pairs: metadata.and_then(|metadata| metadata.get(PAIRS)).cloned(),
             chosen: read("chosen")?,
             rejected: read("rejected")?,
         })
@@ -92,7 +113,7 @@ impl PairLogProbabilities {
 
 impl TaskKind for LogProbabilities {
     const NAME: &'static str = "log-probabilities";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUMMARY: &'static str = "log-probabilities of preference pairs under a reference model";
     type Params = Params;
 
@@ -124,7 +145,8 @@ impl TaskKind for LogProbabilities {
             let (head, work) = (Head::Language, Work::Read);
             let memory = pair_batch::memory(known, model, head, work, rows, params.numerics);
             let cost = facts::forward(model, tokens, memory);
-            let sums = facts::carried(known.one("pairs"), &["pairs"]);
+            let mut sums = facts::carried(known.one("pairs"), &["pairs"]);
+            sums.set("numerics", params.numerics.name());
             facts::prediction(cost, [("log-probabilities", sums)])
         })
     }
@@ -133,11 +155,14 @@ impl TaskKind for LogProbabilities {
         let artifact = context.one("model");
         let model = model_files::load(artifact)?;
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
-        model_files::check_vocab(context.one("pairs"), &tokenizer)?;
+        model_files::check_tokenizer(context.one("pairs"), &tokenizer)?;
         let pairs = pair_batch::read([&context.one("pairs").path], &model.config)?;
         let mut core = Core::new(model, &steps::device(context, params.numerics)?)?;
         let all: Vec<usize> = (0..pairs.len()).collect();
-        let mut found = PairLogProbabilities::default();
+        let mut found = PairLogProbabilities {
+            pairs: Some(pairs_digest(&pairs)),
+            ..PairLogProbabilities::default()
+        };
         for group in groups(&pairs, &all, params.micro_batch_tokens) {
             if context.should_stop() {
                 return Err(Failure::interrupted());
@@ -152,6 +177,7 @@ impl TaskKind for LogProbabilities {
         }
         found.save(context.output("log-probabilities"))?;
         context.fact("log-probabilities", "pairs", pairs.len());
+        context.fact("log-probabilities", "numerics", params.numerics.name());
         Ok(())
     }
 }

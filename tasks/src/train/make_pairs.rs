@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pairs::{NoPair, Scored, Select, choose_pair, prompt_word};
-use super::records::{self, FinishReason, Response, SampledPrompt, Score, TokenPair};
+use super::records::{
+    self, FinishReason, Response, SampledPrompt, Score, TokenPair, differ, identity,
+};
 use crate::facts;
 
 pub struct MakePairs;
@@ -62,7 +64,7 @@ struct Report {
 
 impl TaskKind for MakePairs {
     const NAME: &'static str = "make-pairs";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "builds preference pairs from scored samples";
     type Params = Params;
 
@@ -124,17 +126,19 @@ impl TaskKind for MakePairs {
         context.fact("pairs", "pairs", pairs.len());
         let tokens: usize = pairs.iter().map(TokenPair::n_tokens).sum();
         context.fact("pairs", "tokens", tokens);
-        if let Some(vocab) = context.one("samples").facts.get("vocab").cloned() {
-            context.fact("pairs", "vocab", vocab);
+        for name in ["vocab", "template"] {
+            if let Some(value) = context.one("samples").facts.get(name).cloned() {
+                context.fact("pairs", name, value);
+            }
         }
         Ok(())
     }
 }
 
-type Scores = BTreeMap<(usize, usize), f64>;
+type Scores = BTreeMap<(usize, usize), Score>;
 
 fn by_response(scores: Vec<Score>) -> Scores {
-    let entry = |score: Score| ((score.prompt, score.response), score.score);
+    let entry = |score: Score| ((score.prompt, score.response), score);
     scores.into_iter().map(entry).collect()
 }
 
@@ -147,13 +151,23 @@ fn pair_of(
     let kept = kept_responses(params, sampled, report);
     let mut scored = Vec::with_capacity(kept.len());
     for &(index, response) in &kept {
-        let reward = *scores.get(&(sampled.prompt, index)).ok_or_else(|| {
+        let others = |what: &str| {
             Failure::input(format!(
-                "response {index} of prompt {} has no score",
+                "response {index} of prompt {} {what}",
                 sampled.prompt
             ))
             .help("the scores belong to other samples; score these samples")
-        })?;
+        };
+        let score = scores
+            .get(&(sampled.prompt, index))
+            .ok_or_else(|| others("has no score"))?;
+        let own = [identity(&sampled.record), identity(&response.ids)];
+        if differ(Some(&own[0]), score.prompt_digest.as_ref())
+            || differ(Some(&own[1]), score.response_digest.as_ref())
+        {
+            return Err(others("is not the one that was scored"));
+        }
+        let reward = score.score;
         let length = response.ids.len();
         report.mean_score += reward;
         report.mean_length += length as f64;
@@ -168,11 +182,11 @@ fn pair_of(
         word,
     );
     match choice {
-        Ok((chosen, rejected)) => Ok(Some(TokenPair {
+        Ok(choice) => Ok(Some(TokenPair {
             prompt: sampled.ids.clone(),
-            chosen: kept[chosen].1.ids.clone(),
-            rejected: kept[rejected].1.ids.clone(),
-            margin: Some(scored[chosen].reward - scored[rejected].reward),
+            chosen: kept[choice.chosen].1.ids.clone(),
+            rejected: kept[choice.rejected].1.ids.clone(),
+            margin: Some(choice.margin),
             domain: sampled.record.domain.clone(),
         })),
         Err(reason) => {

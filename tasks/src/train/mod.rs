@@ -11,7 +11,7 @@ mod fresh;
 pub mod log_probabilities;
 pub mod make_pairs;
 pub mod mixture;
-mod model_files;
+pub(crate) mod model_files;
 pub mod online;
 pub mod order;
 pub mod overflow;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use kbuild_engine::digest::Digest;
 use kbuild_engine::runner::{Artifact, Context, Failure};
 use serde_json::Value;
 
 use crate::facts;
-use crate::formats::tokenizer::Tokenizer;
+use crate::formats::tokenizer::{FILES, Tokenizer};
 use crate::model::{Config, Core, Model};
 
 /// Loads a model and says where it came from if that fails.
@@ -29,16 +30,39 @@ pub fn tokenizer(directory: &Path, config: &Config) -> Result<Tokenizer, Failure
     Ok(tokenizer)
 }
 
-/// Fails where the measured vocabulary of an artifact is another than the model's tokenizer.
-pub fn check_vocab(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), Failure> {
-    let expected = tokenizer.digest().to_hex();
-    match artifact.facts.get("vocab").and_then(Value::as_str) {
-        Some(found) if found != expected => Err(Failure::input(format!(
-            "`{}` was made with another tokenizer than the model's",
-            artifact.label
-        ))
-        .help("equal sizes are not equal vocabularies: make it with the model's tokenizer")),
-        _ => Ok(()),
+/// The same, where there is one: a model that never sees text may lack it.
+pub fn tokenizer_beside(directory: &Path, config: &Config) -> Result<Option<Tokenizer>, Failure> {
+    match directory.join(FILES[0]).exists() {
+        true => tokenizer(directory, config).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Fails where an artifact is known to be made with another vocabulary or chat template than the model's tokenizer has.
+pub fn check_tokenizer(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), Failure> {
+    let is_other = |name: &str, own: Option<Digest>| {
+        let found = artifact.facts.get(name).and_then(Value::as_str);
+        found.is_some() && found != own.map(|own| own.to_hex()).as_deref()
+    };
+    let label = &artifact.label;
+    if is_other("vocab", Some(tokenizer.digest())) {
+        let message = format!("`{label}` was made with another tokenizer than the model's");
+        return Err(Failure::input(message)
+            .help("equal sizes are not equal vocabularies: make it with the model's tokenizer"));
+    }
+    if is_other("template", tokenizer.template_digest()) {
+        let message = format!("`{label}` was made with another chat template than the model's");
+        return Err(Failure::input(message)
+            .help("make it with the tokenizer files beside the model: chat_template.jinja decides what it reads"));
+    }
+    Ok(())
+}
+
+/// States which vocabulary and chat template conversations were made into tokens with.
+pub fn state_tokenizer(context: &mut Context, port: &str, tokenizer: &Tokenizer) {
+    context.fact(port, "vocab", tokenizer.digest().to_hex());
+    if let Some(template) = tokenizer.template_digest() {
+        context.fact(port, "template", template.to_hex());
     }
 }
 

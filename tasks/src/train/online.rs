@@ -37,7 +37,7 @@ pub struct Params {
     pub staleness: usize,
     /// Prompts of each round; rounds use disjoint ranges in the order of the input. Required.
     pub prompts_per_round: Option<usize>,
-    /// Params of `sample`; `first` and `count` are set per round.
+    /// Params of `sample`; `first` counts from the first round, `count` is `prompts_per_round`.
     pub sample: sample::Params,
     /// Params of `score`.
     pub score: score::Params,
@@ -101,8 +101,8 @@ impl CompositeKind for OnlineDpo {
         params: Params,
         inputs: &BTreeMap<String, usize>,
     ) -> Result<Expansion, Vec<Complaint>> {
-        let per_round = check(&params)?;
         let bound = |port: &str| inputs.get(port).is_some_and(|&count| count > 0);
+        let per_round = check(&params, bound("reference"))?;
         let mut expansion = Expansion::default();
         for round in 1..=params.rounds {
             let rounds = Round {
@@ -129,8 +129,22 @@ impl CompositeKind for OnlineDpo {
     }
 }
 
-fn check(params: &Params) -> Result<usize, Vec<Complaint>> {
+fn check(params: &Params, has_reference: bool) -> Result<usize, Vec<Complaint>> {
     let mut complaints = Vec::new();
+    if has_reference && params.reference == Reference::Previous {
+        complaints.push(Complaint::new(
+            "inputs.reference",
+            "nothing reads it: `reference` is \"previous\", the policy before each round",
+            "leave the input out, or set `reference = \"fixed\"`",
+        ));
+    }
+    if params.sample.count.is_some() {
+        complaints.push(Complaint::new(
+            "params.sample.count",
+            "`count` is set in every round, to `prompts_per_round`",
+            "leave it out",
+        ));
+    }
     if params.rounds == 0 {
         complaints.push(Complaint::new(
             "params.rounds",
@@ -257,7 +271,7 @@ impl Round<'_> {
 
     fn sample_params(&self) -> Map<String, Value> {
         let mut params = object(&self.params.sample);
-        let first = (self.round - 1) * self.per_round;
+        let first = self.params.sample.first + (self.round - 1) * self.per_round;
         params.insert("first".to_owned(), json!(first));
         params.insert("count".to_owned(), json!(self.per_round));
         params

@@ -39,7 +39,16 @@ pub enum NoPair {
     Margin,
 }
 
-/// `(chosen, rejected)` of one prompt. The lowest index wins ties; `length_penalty` is subtracted per token first, but
+/// Two responses that make a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    pub chosen: usize,
+    pub rejected: usize,
+    /// Difference of the rewards that decided: those less the length penalty. Above 0.
+    pub margin: f64,
+}
+
+/// The pair of one prompt. The lowest index wins ties; `length_penalty` is subtracted per token first, but
 /// makes no pair of two rewards that are equal without it; `random` decides for [`Select::MaxRandom`] alone.
 pub fn choose_pair(
     select: Select,
@@ -47,7 +56,7 @@ pub fn choose_pair(
     length_penalty: f64,
     min_margin: f64,
     random: u64,
-) -> Result<(usize, usize), NoPair> {
+) -> Result<Choice, NoPair> {
     if responses.len() < 2 {
         return Err(NoPair::Single);
     }
@@ -72,7 +81,11 @@ pub fn choose_pair(
     if margin < min_margin {
         return Err(NoPair::Margin);
     }
-    Ok((chosen, rejected))
+    Ok(Choice {
+        chosen,
+        rejected,
+        margin,
+    })
 }
 
 /// The random word of a prompt: a function of the seed and the prompt's tokens, whatever other prompts there are.
@@ -114,9 +127,9 @@ mod tests {
         let responses = scored(&[0.0, 3.0, 1.0]);
         let rejected: std::collections::BTreeSet<usize> = (0..20)
             .map(|word| choose_pair(Select::MaxRandom, &responses, 0.0, 0.0, word).unwrap())
-            .map(|(chosen, rejected)| {
-                assert_eq!(chosen, 1);
-                rejected
+            .map(|choice| {
+                assert_eq!(choice.chosen, 1);
+                choice.rejected
             })
             .collect();
         assert_eq!(rejected.into_iter().collect::<Vec<_>>(), [0, 2]);
@@ -129,7 +142,25 @@ mod tests {
         assert_eq!(choose(&[1.0, 1.0], 0.0), Err(NoPair::Tie));
         assert_eq!(choose(&[1.0, 1.2], 0.5), Err(NoPair::Margin));
         assert_eq!(choose(&[1.0], 0.0), Err(NoPair::Single));
-        assert_eq!(choose(&[1.0, 1.7], 0.5), Ok((1, 0)));
+        let choice = choose(&[1.0, 1.75], 0.5).unwrap();
+        assert_eq!(
+            (choice.chosen, choice.rejected, choice.margin),
+            (1, 0, 0.75)
+        );
+    }
+
+    #[test]
+    fn the_margin_is_of_the_rewards_that_decided() {
+        let long = Scored {
+            reward: 1.0,
+            length: 30,
+        };
+        let short = Scored {
+            reward: 0.875,
+            length: 6,
+        };
+        let choice = choose_pair(Select::MaxMin, &[long, short], 0.0625, 0.0, 0).unwrap();
+        assert_eq!((choice.chosen, choice.margin), (1, 1.375));
     }
 
     #[test]

@@ -87,11 +87,11 @@ macro_rules! training_params {
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $($(#[$field_meta])* pub $field: $type,)*
-            /// Peak learning rate. Required.
+            /// Peak learning rate. Required where it has no default.
             pub lr: Option<f64>,
             /// Shape of the learning rate over the run.
             pub schedule: $crate::train::params::ScheduleName,
-            /// Warm-up: below 1 a share of all steps, from 1 upwards a number of steps. It starts at 0.
+            /// Warm-up: below 1 a share of all steps, from 1 upwards a number of steps.
             pub warmup: f64,
             /// Share of all steps that `wsd` and `trapezoid` decay over.
             pub decay: f64,

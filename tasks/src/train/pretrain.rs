@@ -197,7 +197,7 @@ impl TaskKind for Pretrain {
     fn run(params: Params, context: &mut Context) -> Result<(), Failure> {
         let (model, tokenizer) = starting_model(&params, context)?;
         for tokens in context.many("tokens") {
-            model_files::check_vocab(tokens, &tokenizer)?;
+            model_files::check_tokenizer(tokens, &tokenizer)?;
         }
         let source = Corpus::open(
             context.many("tokens"),
@@ -275,8 +275,16 @@ fn state_complaints(known: &Known<'_>) -> Vec<Complaint> {
             "set `save_state = true` there, or leave `state` out",
         )
     });
+    let fresh = known.many("init").is_empty() && !known.many("state").is_empty();
+    let fresh = fresh.then(|| {
+        Complaint::new(
+            "inputs.state",
+            "fresh weights have no optimiser state to go on with",
+            "bind `inputs.init` to the model beside that state, or leave `state` out",
+        )
+    });
     let other = facts::shape_complaint(known, "init", "state");
-    empty.into_iter().chain(other).collect()
+    empty.into_iter().chain(fresh).chain(other).collect()
 }
 
 fn fresh_facts(

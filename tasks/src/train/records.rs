@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use kbuild_engine::digest::Digest;
 use kbuild_engine::runner::{AtPath, Failure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,22 @@ pub struct Score {
     /// Tokens of the response.
     pub length: usize,
     pub stopped: bool,
+    /// Which prompt and which response this is the score of, see [`identity`]; absent in scores from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_digest: Option<String>,
+}
+
+/// A short digest of a value's JSON: what belongs together has equal ones, whatever its position.
+pub fn identity<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    Digest::of(&json).to_hex()[..16].to_owned()
+}
+
+/// Whether two identities are known to differ.
+pub fn differ(one: Option<&String>, other: Option<&String>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
 /// Every record of a file of JSON lines.

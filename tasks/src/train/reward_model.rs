@@ -133,7 +133,7 @@ impl TaskKind for RewardModel {
         let trunk = model_files::load(artifact)?;
         let tokenizer = model_files::tokenizer(&artifact.path, &trunk.config)?;
         for pairs in context.many("pairs") {
-            model_files::check_vocab(pairs, &tokenizer)?;
+            model_files::check_tokenizer(pairs, &tokenizer)?;
         }
         let paths = context.many("pairs").iter().map(|artifact| &artifact.path);
         let pairs = pair_batch::read(paths, &trunk.config)?;

@@ -67,7 +67,7 @@ impl Default for Params {
 
 impl TaskKind for Sample {
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUMMARY: &'static str = "samples responses of a model to prompts";
     type Params = Params;
 
@@ -190,7 +190,7 @@ impl TaskKind for Sample {
         journal.remove()?;
         context.fact("samples", "prompts", done.len());
         context.fact("samples", "responses", done.len() * params.k);
-        context.fact("samples", "vocab", tokenizer.digest().to_hex());
+        model_files::state_tokenizer(context, "samples", &tokenizer);
         Ok(())
     }
 }

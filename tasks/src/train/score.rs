@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model_files;
-use super::records::{self, FinishReason, SampledPrompt, Score as ScoreRecord};
+use super::records::{self, FinishReason, SampledPrompt, Score as ScoreRecord, identity};
 use super::reward_model::rewards;
 use super::steps::{self, micro_batches};
 use crate::facts;
@@ -51,7 +51,7 @@ impl Default for Params {
 
 impl TaskKind for Score {
     const NAME: &'static str = "score";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUMMARY: &'static str = "scores sampled responses";
     type Params = Params;
 
@@ -116,6 +116,8 @@ impl TaskKind for Score {
                     score,
                     length: found.ids.len(),
                     stopped: found.finish == FinishReason::Stop,
+                    prompt_digest: Some(identity(&sampled.record)),
+                    response_digest: Some(identity(&found.ids)),
                 }
             })
             .collect();
@@ -165,7 +167,8 @@ fn gold_scores(samples: &[SampledPrompt]) -> Result<Vec<f64>, Failure> {
                 .map_err(|error| Failure::input(format!("prompt {}: {error}", sampled.prompt)))?;
             let response = &sampled.responses[response];
             let stopped = response.finish == FinishReason::Stop;
-            Ok(gold::reward(&record, &response.text, stopped))
+            let reward = gold::reward(&record, &response.text, stopped);
+            reward.map_err(|error| Failure::input(format!("prompt {}: {error}", sampled.prompt)))
         })
         .collect()
 }
@@ -180,7 +183,7 @@ fn model_scores(
     })?;
     let model = model_files::load(artifact)?;
     let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
-    model_files::check_vocab(context.one("samples"), &tokenizer)?;
+    model_files::check_tokenizer(context.one("samples"), &tokenizer)?;
     let sequences: Vec<Vec<u32>> = responses(samples)
         .map(|(sampled, response)| {
             [sampled.ids.as_slice(), &sampled.responses[response].ids].concat()

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::dialogue::{Boundary, tokenize_preference};
+use super::model_files;
 use super::overflow::{Ledger, OnOverflow};
 use super::records::{self, TokenPair};
 use crate::facts;
@@ -48,7 +49,7 @@ impl Default for Params {
 
 impl TaskKind for TokenizePreferences {
     const NAME: &'static str = "tokenize-preferences";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUMMARY: &'static str = "turns preferences into pairs of token ids";
     type Params = Params;
 
@@ -135,7 +136,7 @@ impl TaskKind for TokenizePreferences {
         context.fact("pairs", "pairs", pairs.len());
         context.fact("pairs", "tokens", ledger.tokens);
         context.fact("pairs", "max_length", max_length);
-        context.fact("pairs", "vocab", tokenizer.digest().to_hex());
+        model_files::state_tokenizer(context, "pairs", &tokenizer);
         Ok(())
     }
 }
