@@ -323,7 +323,7 @@ struct Json;
 impl View for Json {
     fn on(&mut self, event: &BuildEvent) {
         if let Ok(line) = serde_json::to_string(event) {
-            super::stream(&format!("{line}\n"));
+            super::data(&format!("{line}\n"));
         }
     }
 
