@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome};
@@ -117,12 +118,26 @@ where
     let (ask, asked) = watch::channel(Ask::No);
     let done = runtime.block_on(async {
         let signals = tokio::spawn(listen(ask, Arc::clone(&view)));
+        let clock = tokio::spawn(tick(Arc::clone(&view)));
         let done = run(events, asked).await;
         signals.abort();
+        clock.abort();
         done
     });
     with(&view, |view| view.close());
     Ok(done?)
+}
+
+/// Lets a view that moves show the time that passes, also where nothing is said.
+async fn tick(view: Shown) {
+    const PERIOD: Duration = Duration::from_millis(250);
+    if !view.lock().is_ok_and(|view| view.moves()) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        with(&view, |view| view.tick());
+    }
 }
 
 /// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.

@@ -302,6 +302,14 @@ pub trait View: Send {
     /// A sentence of the program itself, among the events.
     fn say(&mut self, line: &str);
 
+    /// Whether it shows the time that passes.
+    fn moves(&self) -> bool {
+        false
+    }
+
+    /// Time has passed.
+    fn tick(&mut self) {}
+
     /// The build has ended: nothing moves any more.
     fn close(&mut self) {}
 }
@@ -453,6 +461,14 @@ impl View for Live {
 
     fn say(&mut self, line: &str) {
         self.line(line);
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn tick(&mut self) {
+        self.draw(Instant::now());
     }
 
     fn close(&mut self) {
