@@ -23,6 +23,8 @@ const NAME: usize = 22;
 /// Every running task, and the numbers of the whole.
 #[derive(Debug, Default)]
 pub struct Tracker {
+    /// The options with which another command reads the Kananafile in the same way.
+    reading: String,
     total: usize,
     ended: usize,
     running: BTreeMap<String, Job>,
@@ -211,8 +213,9 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
         ),
         BuildEvent::Held { task, reasons } => {
             let rest = format!(
-                "is protected ({}); `--yes {task}` lets it be rebuilt, `kbuild accept {task}` keeps what there is",
-                in_one_line(reasons)
+                "is protected ({}); `--yes {task}` lets it be rebuilt, `kbuild accept {task} --reason …{}` keeps what there is",
+                in_one_line(reasons),
+                tracker.reading
             );
             line(YELLOW, "held", task, &rest)
         }
@@ -315,13 +318,18 @@ pub trait View: Send {
 }
 
 /// The view for where the talk goes: bars on a terminal, lines elsewhere, JSON where it was asked for.
-pub fn view(json: bool) -> Box<dyn View> {
+/// `reading`: the options with which commands that are suggested read the Kananafile.
+pub fn view(json: bool, reading: &str) -> Box<dyn View> {
+    let tracker = Tracker {
+        reading: reading.to_owned(),
+        ..Tracker::default()
+    };
     if json {
         Box::new(Json)
     } else if super::is_interactive() {
-        Box::new(Live::new())
+        Box::new(Live::new(tracker))
     } else {
-        Box::new(Plain::default())
+        Box::new(Plain::new(tracker))
     }
 }
 
@@ -341,13 +349,17 @@ impl View for Json {
 }
 
 /// Lines for logs and pipes.
-#[derive(Default)]
 struct Plain {
     tracker: Tracker,
     last: BTreeMap<String, Instant>,
 }
 
 impl Plain {
+    fn new(tracker: Tracker) -> Self {
+        let last = BTreeMap::new();
+        Self { tracker, last }
+    }
+
     /// A line of progress, unless there was one a moment ago.
     fn progress(&mut self, task: &str, now: Instant) {
         let is_due = self
@@ -395,7 +407,7 @@ struct Live {
 }
 
 impl Live {
-    fn new() -> Self {
+    fn new(tracker: Tracker) -> Self {
         if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
             console::set_colors_enabled_stderr(false);
         }
@@ -403,7 +415,7 @@ impl Live {
         let whole = bars.add(ProgressBar::no_length().with_style(style("{spinner} {wide_msg}")));
         whole.enable_steady_tick(Duration::from_millis(120));
         Self {
-            tracker: Tracker::default(),
+            tracker,
             bars,
             whole,
             tasks: BTreeMap::new(),
