@@ -57,8 +57,8 @@ pub struct BuildArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Tasks at once [default: as many as the processor has room for]
-    #[arg(short, long, value_name = "N")]
-    pub jobs: Option<usize>,
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
     /// After a failure, finish everything that does not depend on it
     #[arg(long)]
     pub keep_going: bool,

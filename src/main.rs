@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match args::Cli::try_parse() {
+    let exit = match args::Cli::try_parse() {
         Ok(cli) => commands::run(cli),
         Err(error) => {
             // Help and version are data; a command line that cannot be read is the user's mistake.
@@ -32,6 +32,13 @@ fn main() -> ExitCode {
             } else {
                 commands::Exit::Wrong.into()
             }
+        }
+    };
+    match console::lost() {
+        None => exit,
+        Some(cause) => {
+            console::error(&format!("cannot write to standard output: {cause}"), "");
+            commands::Exit::Environment.into()
         }
     }
 }

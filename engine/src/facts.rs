@@ -82,6 +82,17 @@ impl Facts {
     }
 }
 
+impl fmt::Display for Fact {
+    /// What is known, without the word for how: `402`, `from 1 to 9`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(value) => write!(f, "{value}"),
+            Self::Bounded { min, max } => write!(f, "from {min} to {max}"),
+            Self::Symbol(name) => write!(f, "that of `{name}`"),
+        }
+    }
+}
+
 impl Fact {
     fn allows(&self, measured: &Value) -> bool {
         match self {
@@ -129,5 +140,21 @@ impl Prediction {
     pub fn output(mut self, port: &str, facts: Facts) -> Self {
         self.outputs.insert(port.to_owned(), facts);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_is_told_as_what_is_known() {
+        assert_eq!(Fact::Known(402.into()).to_string(), "402");
+        let bounded = Fact::Bounded { min: 1, max: 9 };
+        assert_eq!(bounded.to_string(), "from 1 to 9");
+        assert_eq!(
+            Fact::Symbol("ours".to_owned()).to_string(),
+            "that of `ours`"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome};
@@ -15,8 +16,11 @@ use tokio::sync::watch;
 
 use super::made::Made;
 use super::settled::{self, Closing};
-use super::{DEFAULT_GOAL, Exit, Stop, build_id, chat, open_at, page, plan, select, workspace};
-use crate::args::{BuildArgs, Cli, PlanArgs, ProjectArgs};
+use super::{
+    DEFAULT_GOAL, Exit, Stop, build_id, chat, mention_warnings, open_at, page, plan, select_beside,
+    workspace,
+};
+use crate::args::{BuildArgs, Cli, PlanArgs, ProjectArgs, verbs};
 use crate::console::progress::{self, View};
 use crate::console::summary::{self, Results};
 use crate::console::{self};
@@ -35,8 +39,11 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     }
     let (workspace, file) = match workspace(project_args) {
         // Without a Kananafile and without a goal, somebody is looking for the way in.
-        Err(Stop::Environment { .. }) if args.goals.is_empty() && project_args.file.is_none() => {
-            return help();
+        Err(stop @ Stop::Environment { .. })
+            if args.goals.is_empty() && project_args.file.is_none() =>
+        {
+            console::prompt(&Cli::command().render_help().ansi().to_string());
+            return Err(stop);
         }
         found => found?,
     };
@@ -46,13 +53,14 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     }
     let kinds = kbuild_tasks::kinds();
     let project = open_at(workspace, &file, project_args, &kinds)?;
+    mention_warnings(&project);
     if args.goals.is_empty() && !project.graph().goals().contains_key(DEFAULT_GOAL) {
         let goals: Vec<&str> = project.graph().goals().keys().map(String::as_str).collect();
         let message = format!("no goal is named, and the Kananafile has no goal `{DEFAULT_GOAL}`");
         let help = format!("name one: `kbuild {}`", goals.first().unwrap_or(&"TASK"));
         return Err(Stop::words(message, help));
     }
-    let goals = select(project.graph(), &args.goals)?;
+    let goals = select_beside(&verbs(), project.graph(), &args.goals)?;
     let options = options(&project, args)?;
     let prepared = project.prepare(&goals);
     if project.is_settled(&prepared) {
@@ -67,15 +75,11 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         settled::remember(&project, &prepared, &question, &closing);
         return Ok(Exit::Done);
     }
-    let outcome = drive(args.json, |events, stop| {
+    let reading = same_reading(project_args);
+    let outcome = drive(args.json, &reading, |events, stop| {
         project.build(prepared, options, events, stop)
     })?;
     finish(&project, &goals, project_args, args, &outcome)
-}
-
-fn help() -> Result<Exit, Stop> {
-    console::data(&Cli::command().render_help().ansi().to_string());
-    Ok(Exit::Done)
 }
 
 /// How the build goes about it. A word of `--yes` may stand for several tasks, and must stand for one.
@@ -94,14 +98,16 @@ pub fn options(project: &Project, args: &BuildArgs) -> Result<Options, Stop> {
         options.allowed.extend(names);
     }
     if let Some(jobs) = args.jobs {
-        options.resources.cpu = u32::try_from(jobs.max(1)).unwrap_or(u32::MAX);
+        options.resources.cpu = jobs;
     }
     Ok(options)
 }
 
-/// Runs what executes tasks, shows its events, and passes on signals.
+/// Runs what executes tasks, shows its events, and passes on signals. `reading`: the options with which commands that
+/// are suggested read the Kananafile.
 pub fn drive<T, F>(
     json: bool,
+    reading: &str,
     run: impl FnOnce(Events, watch::Receiver<Ask>) -> F,
 ) -> Result<T, Stop>
 where
@@ -111,18 +117,32 @@ where
         .enable_all()
         .build()
         .map_err(|cause| Stop::io("start", &PathBuf::from("the build"), &cause))?;
-    let view: Shown = Arc::new(Mutex::new(progress::view(json)));
+    let view: Shown = Arc::new(Mutex::new(progress::view(json, reading)));
     let shown = Arc::clone(&view);
     let events = Events::new(move |event| with(&shown, |view| view.on(&event)));
     let (ask, asked) = watch::channel(Ask::No);
     let done = runtime.block_on(async {
         let signals = tokio::spawn(listen(ask, Arc::clone(&view)));
+        let clock = tokio::spawn(tick(Arc::clone(&view)));
         let done = run(events, asked).await;
         signals.abort();
+        clock.abort();
         done
     });
     with(&view, |view| view.close());
     Ok(done?)
+}
+
+/// Lets a view that moves show the time that passes, also where nothing is said.
+async fn tick(view: Shown) {
+    const PERIOD: Duration = Duration::from_millis(250);
+    if !view.lock().is_ok_and(|view| view.moves()) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        with(&view, |view| view.tick());
+    }
 }
 
 /// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.
@@ -145,7 +165,7 @@ async fn listen(ask: watch::Sender<Ask>, view: Shown) {
         };
         let line = match next {
             Ask::Kill => "killing what still runs",
-            _ => "stopping: running tasks save their state; once more kills them",
+            _ => "stopping: running tasks have time to save their state; once more kills them",
         };
         with(&view, |view| view.say(line));
         // The build holds the receiver; when it is gone there is nothing to stop.
@@ -199,7 +219,7 @@ fn results(
             .latest(&made.graph.task(model.task).name)
             .join(&model.port);
         if directory.join("chat_template.jinja").exists() {
-            let word = args.goals.first().map_or(DEFAULT_GOAL, String::as_str);
+            let word = model_word(&args.goals, &made.graph.task(model.task).name);
             let same = same_reading(project_args);
             results.chat = Some(format!("{} chat {word}{same}", program()));
         }
@@ -215,14 +235,27 @@ fn results(
     results
 }
 
+/// What a model is asked for by: one goal stands for its model; of several, the model has a name of its own.
+fn model_word<'a>(goals: &'a [String], model: &'a str) -> &'a str {
+    match goals {
+        [] => DEFAULT_GOAL,
+        [goal] => goal,
+        _ => model,
+    }
+}
+
 /// The options with which another command reads the Kananafile in the same way.
-fn same_reading(args: &ProjectArgs) -> String {
+pub fn same_reading(args: &ProjectArgs) -> String {
+    let directory = args.directory.iter().map(|path| ("-C", path));
+    let file = args.file.iter().map(|path| ("-f", path));
+    let paths = directory.chain(file);
+    let paths = paths.map(|(option, path)| format!(" {option} {}", path.display()));
     let profiles = args.profile.iter().map(|name| format!(" --profile {name}"));
     let vars = args
         .set
         .iter()
         .map(|(name, value)| format!(" --set {name}={value}"));
-    profiles.chain(vars).collect()
+    paths.chain(profiles).chain(vars).collect()
 }
 
 /// The program as it was called: `target/release/kbuild` under `cargo run`.
@@ -230,4 +263,32 @@ fn program() -> String {
     std::env::args()
         .next()
         .unwrap_or_else(|| "kbuild".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_talked_to_by_a_word_that_means_it_alone() {
+        let goals = ["tok", "cont"].map(str::to_owned);
+        assert_eq!(model_word(&[], "nano"), DEFAULT_GOAL);
+        assert_eq!(model_word(&goals[1..], "cont"), "cont");
+        assert_eq!(model_word(&goals, "cont"), "cont");
+    }
+
+    #[test]
+    fn the_next_command_reads_the_same_file_in_the_same_way() {
+        let args = ProjectArgs {
+            file: Some("x.kanana".into()),
+            directory: Some("there".into()),
+            profile: vec!["ci".to_owned()],
+            set: vec![("seed".to_owned(), "7".to_owned())],
+        };
+        assert_eq!(
+            same_reading(&args),
+            " -C there -f x.kanana --profile ci --set seed=7"
+        );
+        assert_eq!(same_reading(&ProjectArgs::default()), "");
+    }
 }

@@ -68,9 +68,9 @@ fn turn(session: &mut Session, text: &str, args: &ChatArgs) -> Result<(), Stop> 
         return Ok(());
     }
     let answer = session
-        .answer(text, &mut |piece| console::stream(piece))
+        .answer(text, &mut |piece| console::data(piece))
         .map_err(stop)?;
-    console::stream("\n");
+    console::data("\n");
     if !answer.is_finished {
         console::talk(&console::styled(
             console::DIM,

@@ -1,5 +1,7 @@
 //! `kbuild gc`: what no goal reaches; first a list, then, with `--yes`, its removal.
 
+use kbuild_engine::digest::Digest;
+use kbuild_engine::project::Project;
 use kbuild_engine::store::{Kept, Limits};
 use serde_json::json;
 
@@ -15,7 +17,7 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
         project.store.pin(&choose(&project, word)?.receipt.key)?;
     }
     for word in &args.unpin {
-        project.store.unpin(&choose(&project, word)?.receipt.key)?;
+        unpin(&project, word)?;
     }
     let reached = project.reached();
     let limits = Limits {
@@ -43,11 +45,34 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
     print(&kept, pins, args.yes);
     if let Some(max) = args.max_size.filter(|max| kept.bytes > *max) {
         let (bytes, max) = (text::bytes(kept.bytes), text::bytes(max));
+        let young = match args.older_than {
+            Some(_) => ", or they are not old enough",
+            None => "",
+        };
         console::warn(&format!(
-            "{bytes} stay, more than {max}: goals, newest results and pins need them"
+            "{bytes} stay, more than {max}: goals, newest results and pins need them{young}"
         ));
     }
     Ok(Exit::Done)
+}
+
+fn unpin(project: &Project, word: &str) -> Result<(), Stop> {
+    let key = choose(project, word)?.receipt.key;
+    let pins = project.store.pins();
+    if pins.contains(&key) {
+        return Ok(project.store.unpin(&key)?);
+    }
+    let name = |pin: &Digest| match project.store.receipt(pin) {
+        Ok(Some(receipt)) => format!("{} ({})", pin.short(), receipt.task),
+        _ => pin.short(),
+    };
+    let names: Vec<String> = pins.iter().map(name).collect();
+    let help = match names.as_slice() {
+        [] => "nothing is".to_owned(),
+        names => format!("these are: {}", names.join(", ")),
+    };
+    let message = format!("`{word}`, key {}, is not pinned", key.short());
+    Err(Stop::missing(message, help))
 }
 
 fn print(kept: &Kept, pins: usize, is_removed: bool) {

@@ -37,7 +37,13 @@ pub fn run(args: &InitArgs) -> Result<Exit, Stop> {
         write(&path, content)?;
         console::talk(&format!("wrote {}", path.display()));
     }
-    console::talk("next: `kbuild plan` says what would run, `kbuild` runs it");
+    let enter = match &args.target {
+        Some(directory) => format!("`cd {}`; then ", directory.display()),
+        None => String::new(),
+    };
+    console::talk(&format!(
+        "next: {enter}`kbuild plan` says what would run, `kbuild` runs it"
+    ));
     Ok(Exit::Done)
 }
 

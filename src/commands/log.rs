@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use kbuild_engine::store::Store;
 use serde_json::Value;
 
-use super::{Exit, Stop, workspace};
+use super::{Exit, Stop, open, select, workspace};
 use crate::args::{LogArgs, ProjectArgs};
 use crate::console::{self, events};
 
@@ -19,12 +19,24 @@ pub fn run(project_args: &ProjectArgs, args: &LogArgs) -> Result<Exit, Stop> {
         .as_deref()
         .map(|task| task.strip_prefix(':').unwrap_or(task));
     let Some(build) = build(&store, task, args.build.as_deref()) else {
+        if let Some(task) = task {
+            known(project_args, task)?;
+        }
         return Err(nothing(&store, task, args.build.as_deref()));
     };
     match task {
         Some(task) if !args.events && !args.json => text(&store, &build, task, args.lines),
         task => replay(&store, &build, task, args),
     }
+}
+
+/// Refuses a word that names no task, where there is a Kananafile to tell.
+fn known(project_args: &ProjectArgs, word: &str) -> Result<(), Stop> {
+    let kinds = kbuild_tasks::kinds();
+    let Ok(project) = open(project_args, &kinds) else {
+        return Ok(());
+    };
+    select(project.graph(), &[word.to_owned()]).map(drop)
 }
 
 /// The build that is meant; of a task the one that made its newest result, or else the last that tried.

@@ -39,7 +39,7 @@ use kbuild_engine::project::{Closed, NotAccepted, Project};
 use kbuild_engine::workspace::{KANANAFILE, Workspace};
 
 use crate::args::{Cli, ProjectArgs, Verb, verbs};
-use crate::console;
+use crate::console::{self, text};
 
 /// Goal that `kbuild` alone builds.
 const DEFAULT_GOAL: &str = "default";
@@ -227,6 +227,14 @@ fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
         })?;
         return Ok((workspace, KANANAFILE.to_owned()));
     };
+    if file.is_dir() {
+        let message = format!("`{}` is a directory", file.display());
+        let help = format!(
+            "`-f` names the file itself; `-C {}` looks for one there",
+            file.display()
+        );
+        return Err(Stop::words(message, help));
+    }
     let file = std::path::absolute(file).map_err(|cause| Stop::io("find", file, &cause))?;
     let name = file
         .file_name()
@@ -252,23 +260,39 @@ fn open_at(
 ) -> Result<ManuallyDrop<Project>, Stop> {
     let verbs = verbs();
     let reserved: Vec<&str> = verbs.iter().map(String::as_str).collect();
-    let options = Options {
+    let options = reading(file, args, &reserved);
+    Ok(ManuallyDrop::new(Project::at(workspace, kinds, &options)?))
+}
+
+/// How the command line wants the Kananafile to be read.
+fn reading<'a>(file: &'a str, args: &'a ProjectArgs, reserved: &'a [&'a str]) -> Options<'a> {
+    Options {
         file,
         profiles: &args.profile,
         set: &args.set,
-        reserved: &reserved,
-    };
-    let project = Project::at(workspace, kinds, &options)?;
-    if !project.kananafile.warnings.is_empty() {
-        let warnings =
-            console::problem::render_all(&project.kananafile.warnings, console::terminal_width());
-        console::prompt(&warnings);
+        reserved,
     }
-    Ok(ManuallyDrop::new(project))
+}
+
+/// Says that the Kananafile has warnings, where somebody is about to build.
+fn mention_warnings(project: &Project) {
+    let n = project.kananafile.warnings.len();
+    if n > 0 {
+        let warnings = text::plural(n, "warning");
+        console::talk(&console::styled(
+            console::YELLOW,
+            format!("{warnings}: `kbuild check` shows them"),
+        ));
+    }
 }
 
 /// The tasks that some words name; without words the default goal, or else every task.
 fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
+    select_beside(&[], graph, words)
+}
+
+/// The same, where the word that names nothing may be one of these verbs.
+fn select_beside(verbs: &[String], graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
     if words.is_empty() {
         return Ok(match graph.goals().get(DEFAULT_GOAL) {
             Some(tasks) => tasks.clone(),
@@ -277,11 +301,10 @@ fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
     }
     graph
         .select(words)
-        .map_err(|unknown| not_found(graph, &unknown.word, unknown.suggestion))
+        .map_err(|unknown| not_found(verbs, graph, &unknown.word, unknown.suggestion))
 }
 
-fn not_found(graph: &Graph, word: &str, suggestion: Option<String>) -> Stop {
-    let verbs = verbs();
+fn not_found(verbs: &[String], graph: &Graph, word: &str, suggestion: Option<String>) -> Stop {
     let near = || suggestion.or_else(|| suggest(word, verbs.iter().map(String::as_str)));
     let help = if verbs.iter().any(|verb| verb == word) {
         format!("a verb stands before goals: `kbuild {word} …`")

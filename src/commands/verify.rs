@@ -21,7 +21,8 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
         return Err(export::dropped(&dropped));
     }
     let options = build::options(&project, &BuildArgs::default())?;
-    let again = drive(false, |events, stop| {
+    let reading = build::same_reading(project_args);
+    let again = drive(false, &reading, |events, stop| {
         project.again(id, options, events, stop)
     })?;
     let Some(again) = again else {

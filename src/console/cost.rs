@@ -172,9 +172,7 @@ fn line(name: &str, cost: &Cost, last_ms: Option<u64>) -> Vec<String> {
         },
         bytes(cost.memory_bytes),
         bytes(cost.disk_bytes),
-        last_ms.map_or("?".to_owned(), |ms| {
-            text::duration(Duration::from_millis(ms))
-        }),
+        last_ms.map_or("?".to_owned(), duration),
     ]
 }
 
@@ -196,6 +194,19 @@ fn shown(sum: Sum) -> String {
     }
 }
 
+fn tokens(sum: Sum) -> String {
+    match (sum.is_whole, sum.known) {
+        (true, 0.0) => "-".to_owned(),
+        (true, known) => text::count(known),
+        (false, 0.0) => "?".to_owned(),
+        (false, known) => format!("{}+", text::count(known)),
+    }
+}
+
+fn duration(ms: u64) -> String {
+    text::duration(Duration::from_millis(ms))
+}
+
 /// Sums of what is known, marked where something is not; memory is the largest, not the sum.
 fn total(name: &str, rows: &[&Row]) -> Vec<String> {
     let sum = |of: fn(&Row) -> Option<f64>| {
@@ -205,20 +216,24 @@ fn total(name: &str, rows: &[&Row]) -> Vec<String> {
             is_whole: terms.iter().all(Option::is_some),
         }
     };
-    let tokens = sum(|row| row.cost.tokens.map(|n| n as f64));
-    let more = if tokens.is_whole { "" } else { "+" };
     let memory = rows.iter().filter_map(|row| row.cost.memory_bytes).max();
-    let disk: u64 = rows.iter().filter_map(|row| row.cost.disk_bytes).sum();
-    let elapsed: u64 = rows.iter().filter_map(|row| row.last_ms).sum();
+    let disk = rows.iter().filter_map(|row| row.cost.disk_bytes);
+    let elapsed = rows.iter().filter_map(|row| row.last_ms);
+    // Of nothing the sum is nothing; where no term is known, neither is the sum.
+    let or_not = |sum: Option<String>| match (sum, rows) {
+        (Some(sum), _) => sum,
+        (None, []) => "-".to_owned(),
+        (None, _) => "?".to_owned(),
+    };
     vec![
         styled(BOLD, name),
         String::new(),
         shown(sum(|row| row.cost.flops)),
         shown(sum(|row| row.cost.extra_flops)),
-        format!("{}{more}", text::count(tokens.known)),
-        memory.map_or("?".to_owned(), text::bytes),
-        text::bytes(disk),
-        text::duration(Duration::from_millis(elapsed)),
+        tokens(sum(|row| row.cost.tokens.map(|n| n as f64))),
+        or_not(memory.map(text::bytes)),
+        or_not(disk.reduce(u64::saturating_add).map(text::bytes)),
+        or_not(elapsed.reduce(u64::saturating_add).map(duration)),
     ]
 }
 
@@ -247,6 +262,24 @@ mod tests {
         let last = shown.lines().last().unwrap();
         assert!(
             last.starts_with("pending              2.0000e12+"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_sum_of_nothing_is_nothing_and_of_unknowns_unknown() {
+        let unknown = Row {
+            task: "t".to_owned(),
+            is_pending: false,
+            cost: Cost::default(),
+            last_ms: None,
+        };
+        let shown = anstream::adapter::strip_str(&table(&[unknown], &[], None)).to_string();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = shown.lines().map(words).collect();
+        assert_eq!(
+            lines[2..],
+            ["all ? ? ? ? ? ?", "pending - - - - - -"],
             "{shown}"
         );
     }

@@ -18,6 +18,37 @@ pub fn join(stem: &str, path: &str) -> String {
     }
 }
 
+/// A step of a path: `optimizer.lr` is one, and the `[2]` behind it another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Index(usize),
+    Name(String),
+}
+
+/// A path by its steps, whose order is that of people: `[2]` before `[10]`.
+pub fn steps(path: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let inside = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        if let Some((index, after)) =
+            inside.and_then(|(text, after)| Some((text.parse().ok()?, after)))
+        {
+            steps.push(Step::Index(index));
+            rest = after;
+            continue;
+        }
+        let end = rest
+            .match_indices('[')
+            .map(|(at, _)| at)
+            .find(|at| *at > 0)
+            .unwrap_or(rest.len());
+        steps.push(Step::Name(rest[..end].to_owned()));
+        rest = &rest[end..];
+    }
+    steps
+}
+
 fn collect(path: String, value: &Value, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| {
@@ -48,5 +79,17 @@ mod tests {
         assert_eq!(paths, ["a.b[0]", "a.b[1].c", "d"]);
         assert_eq!(join("port", ""), "port");
         assert_eq!(scalars(&json!(3)), [(String::new(), json!(3))]);
+    }
+
+    #[test]
+    fn steps_are_in_the_order_of_people() {
+        let mut paths = ["a[10].x", "a[2].x", "b", "a[2]", "a[x]"];
+        paths.sort_by_key(|path| steps(path));
+        assert_eq!(paths, ["a[2]", "a[2].x", "a[10].x", "a[x]", "b"]);
+        let name = |name: &str| Step::Name(name.to_owned());
+        assert_eq!(
+            steps("p.q[1][2].r"),
+            [name("p.q"), Step::Index(1), Step::Index(2), name(".r")]
+        );
     }
 }

@@ -20,8 +20,8 @@ pub mod text;
 pub mod toml;
 pub mod why;
 
-use std::io::{IsTerminal, Write};
-use std::sync::LazyLock;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{LazyLock, OnceLock};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -35,8 +35,8 @@ pub const CYAN: Style = AnsiColor::Cyan.on_default();
 
 /// Whether a stream shows styles. Where none does, nothing is made that would be dropped letter by letter.
 static SHOWS_STYLES: LazyLock<bool> = LazyLock::new(|| {
-    let stdout = AutoStream::choice(&std::io::stdout());
-    let stderr = AutoStream::choice(&std::io::stderr());
+    let stdout = AutoStream::choice(&io::stdout());
+    let stderr = AutoStream::choice(&io::stderr());
     [stdout, stderr] != [ColorChoice::Never; 2]
 });
 
@@ -48,19 +48,30 @@ pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
     }
 }
 
-/// Prints data on stdout. A reader that has gone away (`| head`) is no error.
-pub fn data(text: &str) {
-    let _ = match text.contains('\x1b') {
-        true => anstream::stdout().lock().write_all(text.as_bytes()),
-        false => std::io::stdout().lock().write_all(text.as_bytes()),
-    };
+/// The first write to stdout that failed.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Why data did not get to where stdout goes, if some did not: a full disk.
+pub fn lost() -> Option<&'static io::Error> {
+    LOST.get()
 }
 
-/// Prints data on stdout at once, for text that is streamed.
-pub fn stream(text: &str) {
-    let mut stdout = anstream::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+/// Prints data on stdout, at once. A reader that has gone away (`| head`) is no error; any other is kept for the end.
+pub fn data(text: &str) {
+    let written = match text.contains('\x1b') {
+        true => written(anstream::stdout().lock(), text),
+        false => written(io::stdout().lock(), text),
+    };
+    if let Err(cause) = written
+        && cause.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(cause);
+    }
+}
+
+fn written(mut stdout: impl Write, text: &str) -> io::Result<()> {
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// Prints a line of talk on stderr.
@@ -90,18 +101,18 @@ pub fn error(message: &str, help: &str) {
 
 /// Where the talk goes: columns of the terminal, or none for pipes and files.
 pub fn terminal_width() -> Option<usize> {
-    std::io::stderr().is_terminal().then(columns)
+    io::stderr().is_terminal().then(columns)
 }
 
 /// Columns of the terminal that stdout goes to, or none for pipes and files.
 pub fn data_width() -> Option<usize> {
-    std::io::stdout().is_terminal().then(columns)
+    io::stdout().is_terminal().then(columns)
 }
 
 /// True where lines that move are of use: a terminal, and not the log of a CI run.
 pub fn is_interactive() -> bool {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    std::io::stderr().is_terminal() && !dumb && std::env::var_os("CI").is_none()
+    io::stderr().is_terminal() && !dumb && std::env::var_os("CI").is_none()
 }
 
 fn columns() -> usize {

@@ -260,13 +260,13 @@ fn reasons(graph: &Graph, status: &Status) -> String {
         Status::Hit(_) => String::new(),
         Status::Dropped(_) => "its content was dropped".to_owned(),
         Status::Miss(work) => {
-            let parts = work.parts.as_ref().map(|parts| {
-                format!(
-                    "{} of {}: ",
-                    parts.missing().len(),
-                    text::plural(parts.total(), "part")
-                )
-            });
+            let parts = work
+                .parts
+                .as_ref()
+                .map(|parts| match parts.missing().len() {
+                    0 => format!("every part is there ({}): ", parts.total()),
+                    n => format!("{n} of {}: ", text::plural(parts.total(), "part")),
+                });
             parts.unwrap_or_default() + &in_one_line(&work.reasons)
         }
         Status::Unknown(before) => {

@@ -23,6 +23,8 @@ const NAME: usize = 22;
 /// Every running task, and the numbers of the whole.
 #[derive(Debug, Default)]
 pub struct Tracker {
+    /// The options with which another command reads the Kananafile in the same way.
+    reading: String,
     total: usize,
     ended: usize,
     running: BTreeMap<String, Job>,
@@ -211,8 +213,9 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
         ),
         BuildEvent::Held { task, reasons } => {
             let rest = format!(
-                "is protected ({}); `--yes {task}` lets it be rebuilt, `kbuild accept {task}` keeps what there is",
-                in_one_line(reasons)
+                "is protected ({}); `--yes {task}` lets it be rebuilt, `kbuild accept {task} --reason …{}` keeps what there is",
+                in_one_line(reasons),
+                tracker.reading
             );
             line(YELLOW, "held", task, &rest)
         }
@@ -302,18 +305,31 @@ pub trait View: Send {
     /// A sentence of the program itself, among the events.
     fn say(&mut self, line: &str);
 
+    /// Whether it shows the time that passes.
+    fn moves(&self) -> bool {
+        false
+    }
+
+    /// Time has passed.
+    fn tick(&mut self) {}
+
     /// The build has ended: nothing moves any more.
     fn close(&mut self) {}
 }
 
 /// The view for where the talk goes: bars on a terminal, lines elsewhere, JSON where it was asked for.
-pub fn view(json: bool) -> Box<dyn View> {
+/// `reading`: the options with which commands that are suggested read the Kananafile.
+pub fn view(json: bool, reading: &str) -> Box<dyn View> {
+    let tracker = Tracker {
+        reading: reading.to_owned(),
+        ..Tracker::default()
+    };
     if json {
         Box::new(Json)
     } else if super::is_interactive() {
-        Box::new(Live::new())
+        Box::new(Live::new(tracker))
     } else {
-        Box::new(Plain::default())
+        Box::new(Plain::new(tracker))
     }
 }
 
@@ -323,7 +339,7 @@ struct Json;
 impl View for Json {
     fn on(&mut self, event: &BuildEvent) {
         if let Ok(line) = serde_json::to_string(event) {
-            super::stream(&format!("{line}\n"));
+            super::data(&format!("{line}\n"));
         }
     }
 
@@ -333,13 +349,17 @@ impl View for Json {
 }
 
 /// Lines for logs and pipes.
-#[derive(Default)]
 struct Plain {
     tracker: Tracker,
     last: BTreeMap<String, Instant>,
 }
 
 impl Plain {
+    fn new(tracker: Tracker) -> Self {
+        let last = BTreeMap::new();
+        Self { tracker, last }
+    }
+
     /// A line of progress, unless there was one a moment ago.
     fn progress(&mut self, task: &str, now: Instant) {
         let is_due = self
@@ -387,7 +407,7 @@ struct Live {
 }
 
 impl Live {
-    fn new() -> Self {
+    fn new(tracker: Tracker) -> Self {
         if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
             console::set_colors_enabled_stderr(false);
         }
@@ -395,7 +415,7 @@ impl Live {
         let whole = bars.add(ProgressBar::no_length().with_style(style("{spinner} {wide_msg}")));
         whole.enable_steady_tick(Duration::from_millis(120));
         Self {
-            tracker: Tracker::default(),
+            tracker,
             bars,
             whole,
             tasks: BTreeMap::new(),
@@ -453,6 +473,14 @@ impl View for Live {
 
     fn say(&mut self, line: &str) {
         self.line(line);
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn tick(&mut self) {
+        self.draw(Instant::now());
     }
 
     fn close(&mut self) {

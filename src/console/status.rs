@@ -24,6 +24,7 @@ enum Phase {
     Waiting,
     Finished,
     Failed,
+    Stopped,
     Held,
     Skipped,
 }
@@ -35,6 +36,7 @@ impl Phase {
             Self::Waiting => ("waiting", DIM),
             Self::Finished => ("built", GREEN),
             Self::Failed => ("failed", RED),
+            Self::Stopped => ("stopped", YELLOW),
             Self::Held => ("held", YELLOW),
             Self::Skipped => ("skipped", DIM),
         }
@@ -58,6 +60,8 @@ impl State {
         self.elapsed_ms = event["at_ms"].as_u64().unwrap_or(self.elapsed_ms);
         let (phase, detail) = match event["event"].as_str().unwrap_or_default() {
             "hit" => {
+                // Another process may have made what was waited for.
+                self.tasks.remove(&word("task"));
                 self.hits += 1;
                 return;
             }
@@ -73,6 +77,7 @@ impl State {
                     Duration::from_millis(event["elapsed_ms"].as_u64().unwrap_or_default());
                 (Phase::Finished, text::duration(elapsed))
             }
+            "failed" if event["class"] == "interrupted" => (Phase::Stopped, word("message")),
             "failed" => (Phase::Failed, word("message")),
             "held" => (Phase::Held, "protected".to_owned()),
             "blocked" => (Phase::Failed, event["problems"].to_string()),
@@ -119,7 +124,7 @@ impl State {
     /// What ran when its build was cut off runs no more.
     fn shown(&self, phase: Phase) -> Phase {
         match phase {
-            Phase::Running | Phase::Waiting if !self.is_running() => Phase::Skipped,
+            Phase::Running | Phase::Waiting if !self.is_running() => Phase::Stopped,
             phase => phase,
         }
     }
@@ -176,6 +181,23 @@ mod tests {
         );
         let cut = State::of("x-1", &events, false);
         assert!(cut.render(None).contains("was cut off"));
-        assert_eq!(cut.to_json()["tasks"]["b"]["status"], "skipped");
+        assert_eq!(cut.to_json()["tasks"]["b"]["status"], "stopped");
+    }
+
+    #[test]
+    fn what_was_stopped_did_not_fail_and_what_another_made_was_not_skipped() {
+        let events = [
+            json!({ "event": "waiting", "task": "a" }),
+            json!({ "event": "hit", "task": "a" }),
+            json!({ "event": "running", "task": "b" }),
+            json!({ "event": "failed", "task": "b", "class": "interrupted", "message": "interrupted" }),
+            json!({ "event": "done" }),
+        ];
+        let shown = State::of("x-1", &events, false).render(None);
+        let shown = anstream::adapter::strip_str(&shown).to_string();
+        assert_eq!(
+            shown,
+            "build x-1 ended after 0 ms; 1 task up to date\nstopped  b  interrupted\n"
+        );
     }
 }

@@ -20,6 +20,7 @@ pub fn duration(elapsed: Duration) -> String {
 
 /// A count or rate in at most five characters: `950`, `12.3k`, `4.5M`, `2.1T`.
 pub fn count(number: f64) -> String {
+    let number = number + 0.0; // A sum of nothing is -0.
     const UNITS: [(f64, &str); 6] = [
         (1e18, "E"),
         (1e15, "P"),
@@ -45,7 +46,7 @@ pub fn number(number: &serde_json::Number) -> String {
         return number
             .as_f64()
             .filter(|_| number.is_f64())
-            .map_or(number.to_string(), |value| format!("{value}"));
+            .map_or(number.to_string(), |value| format!("{}", value + 0.0));
     };
     let exponent = value.abs().log10().floor();
     if !(-5.0..6.0).contains(&exponent) {
@@ -187,6 +188,7 @@ mod tests {
     #[test]
     fn counts_keep_three_digits() {
         assert_eq!(count(0.0), "0");
+        assert_eq!(count(-0.0), "0");
         assert_eq!(count(950.0), "950");
         assert_eq!(count(999.6), "1.00k");
         assert_eq!(count(12_345.0), "12.3k");
@@ -204,6 +206,7 @@ mod tests {
             (serde_json::json!(3e-9), "3.00000e-9"),
             (serde_json::json!(17), "17"),
             (serde_json::json!(2.0), "2"),
+            (serde_json::json!(-0.0), "0"),
             (serde_json::json!(123_456.5), "123456"),
         ] {
             assert_eq!(shown(value), text);

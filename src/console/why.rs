@@ -38,7 +38,14 @@ pub fn render(why: &Explanation, receipt: Option<&Receipt>) -> String {
     own(why, &mut out);
     if let Some(parts) = &why.parts {
         let counts = of(parts.missing.len(), parts.total, "part");
-        let _ = writeln!(out, "  {counts} must run: {}", list(&parts.missing));
+        let _ = match parts.missing.as_slice() {
+            [] => writeln!(
+                out,
+                "  every part is there ({}): they are only put together again",
+                parts.total
+            ),
+            missing => writeln!(out, "  {counts} must run: {}", list(missing)),
+        };
     }
     if let Some(nearest) = &why.nearest {
         out += &compared(&format!("nearest result: {}", whose(nearest)), nearest);

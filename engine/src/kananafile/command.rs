@@ -3,6 +3,7 @@
 //! `argv` is an array and never passes through a shell. `{inputs.NAME}` and `{outputs.NAME}` stand for paths,
 //! `{partial}` for a folder that survives an interrupted attempt.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
@@ -131,7 +132,7 @@ fn arguments(
         );
         return None;
     }
-    let argv = texts(node, "an argument", report);
+    let argv = texts(&written_out(node, report), "an argument", report);
     if argv.is_empty() {
         report.error(node.span, "`argv` is empty", help);
         return None;
@@ -151,6 +152,26 @@ fn arguments(
         }
     }
     Some(argv)
+}
+
+/// Arguments with the text of every number and boolean that a string (`"${seed}"`) stands for.
+fn written_out<'a>(node: &'a Node, report: &Report) -> Cow<'a, Node> {
+    let is_text = |item: &Node| matches!(item.value, Val::Text(_));
+    let items = match &node.value {
+        Val::List(items) if !items.iter().all(is_text) => items,
+        _ => return Cow::Borrowed(node),
+    };
+    let argument = |item: &Node| {
+        let text = item.to_text().filter(|_| report.is_quoted(item.span));
+        Node {
+            span: item.span,
+            value: text.map_or_else(|| item.value.clone(), Val::Text),
+        }
+    };
+    Cow::Owned(Node {
+        span: node.span,
+        value: Val::List(items.iter().map(argument).collect()),
+    })
 }
 
 /// Whether `{outputs.PORT}` is in an argument.

@@ -12,7 +12,8 @@ use super::paths;
 use super::problem::{Report, did_you_mean};
 use super::schema::text;
 use super::source;
-use crate::kind::{Arity, Input, Output};
+use crate::artifact::Shape;
+use crate::kind::{Arity, Input, Kinds, Output};
 
 /// What references can name.
 pub struct References<'a, 'k> {
@@ -21,6 +22,7 @@ pub struct References<'a, 'k> {
     pub names: &'a HashMap<&'a str, Vec<usize>>,
     pub sources: &'a BTreeMap<String, source::Named>,
     pub goals: &'a [(Key, Node)],
+    pub kinds: &'a Kinds,
     pub report: &'a Report,
 }
 
@@ -114,7 +116,8 @@ impl References<'_, '_> {
                 Arity::Many | Arity::Any => "at least one artifact",
             };
             let message = format!("input `{}` takes {takes}, found {count}", port.name);
-            self.report.error(node.span, message, "");
+            let help = self.one_of_many(port, &bindings);
+            self.report.error(node.span, message, help);
         }
         DraftPort {
             name: port.name.clone(),
@@ -124,6 +127,21 @@ impl References<'_, '_> {
                 key.span
             },
             bindings,
+        }
+    }
+
+    /// Several paths can be one artifact where each would be a part of it.
+    fn one_of_many(&self, port: &Input, bindings: &[DraftBinding]) -> &'static str {
+        let is_source = |binding: &DraftBinding| matches!(binding.target, Target::Source(_));
+        let has_parts = |format: &String| {
+            let known = self.kinds.format(format);
+            known.is_some_and(|format| format.shape == Shape::Shards)
+        };
+        match bindings.iter().all(is_source) && port.formats.iter().any(has_parts) {
+            true => {
+                "a glob (`\"data/*.jsonl\"`) or a directory is one artifact, and each file a part of it"
+            }
+            false => "",
         }
     }
 

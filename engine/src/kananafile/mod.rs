@@ -149,6 +149,7 @@ pub fn load(
         names: expand::names(&entries),
         sources: &sources,
         reserved: options.reserved,
+        kinds,
         report: &report,
     };
     let drafts = loader.drafts(table);
@@ -180,6 +181,34 @@ pub fn load(
     }
 }
 
+/// Errors that show only with a profile of the file, each applied by itself, that are not among `known`. What is said
+/// begins with the profile.
+pub fn problems_of_profiles(
+    files: &dyn Files,
+    kinds: &Kinds,
+    options: &Options<'_>,
+    known: &[Problem],
+) -> Vec<Problem> {
+    let declarations = schema::read(files, options.file, &Report::default());
+    let mut known = known.to_vec();
+    let mut found = Vec::new();
+    for (key, _) in &declarations.profiles {
+        let profiles = [key.name.clone()];
+        let options = Options {
+            profiles: &profiles,
+            ..options.clone()
+        };
+        let mut problems = load(files, kinds, &options).err().unwrap_or_default();
+        problems.retain(|problem| problem.severity == Severity::Error && !known.contains(problem));
+        known.extend(problems.iter().cloned());
+        found.extend(problems.into_iter().map(|problem| Problem {
+            message: format!("with `--profile {}`: {}", key.name, problem.message),
+            ..problem
+        }));
+    }
+    found
+}
+
 /// What the drafts of a right file become.
 struct Whole {
     graph: Graph,
@@ -208,6 +237,7 @@ struct Loader<'a> {
     names: HashMap<&'a str, Vec<usize>>,
     sources: &'a BTreeMap<String, source::Named>,
     reserved: &'a [&'a str],
+    kinds: &'a Kinds,
     report: &'a Report,
 }
 
@@ -243,6 +273,7 @@ impl Loader<'_> {
             names: &self.names,
             sources: self.sources,
             goals: &self.declarations.goals,
+            kinds: self.kinds,
             report: self.report,
         }
     }

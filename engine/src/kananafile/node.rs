@@ -158,14 +158,12 @@ pub fn parse_telling(file: u32, text: &str, report: &Report) -> Node {
     reader.table(table.get_ref(), place(table.span()))
 }
 
-/// A value on its own, as `--set` takes it: TOML, or else plain text.
-pub fn parse_value(text: &str, span: Span) -> Node {
-    let plain = Node {
-        span,
-        value: Val::Text(text.to_owned()),
-    };
+/// A value on its own, as `--set` takes it: TOML, or else plain text. TOML that has no place in a Kananafile is what is
+/// said of it.
+pub fn parse_value(text: &str, span: Span) -> Result<Node, String> {
     let Ok(value) = DeValue::parse(text) else {
-        return plain;
+        let value = Val::Text(text.to_owned());
+        return Ok(Node { span, value });
     };
     let silent = Report::default();
     let reader = Reader {
@@ -173,7 +171,10 @@ pub fn parse_value(text: &str, span: Span) -> Node {
         report: &silent,
     };
     let node = reader.value(&value);
-    if silent.has_errors() { plain } else { node }
+    match silent.finish().into_iter().next() {
+        Some(problem) => Err(problem.message),
+        None => Ok(node),
+    }
 }
 
 struct Reader<'a> {

@@ -127,6 +127,14 @@ impl Report {
             .map_or_else(String::new, |(path, _)| path.clone())
     }
 
+    /// Whether what stands there is written as a string.
+    pub fn is_quoted(&self, span: Span) -> bool {
+        let files = self.files.borrow();
+        let text = files.get(span.file as usize);
+        let text = text.and_then(|(_, text)| text.get(span.start as usize..));
+        text.is_some_and(|text| text.starts_with(['"', '\'']))
+    }
+
     pub fn place(&self, span: Span) -> Place {
         Place {
             file: self.path_of(span.file),

@@ -78,7 +78,7 @@ pub fn read(files: &dyn Files, root: &str, report: &Report) -> Declarations {
         Ok(text) => read_file(files, root, &text, true, &mut declarations, report),
         Err(cause) => {
             declarations.is_torn = true;
-            report.error_nowhere(format!("cannot read `{root}`: {cause}"), "");
+            report.error_nowhere(unreadable(root, &cause), "");
         }
     }
     refuse_duplicates(&declarations, report);
@@ -139,9 +139,16 @@ fn read_include(
         Ok(text) => read_file(files, path, &text, false, declarations, report),
         Err(cause) => {
             declarations.is_torn = true;
-            report.error(span, format!("cannot read `{path}`: {cause}"), "");
+            report.error(span, unreadable(path, &cause), "");
         }
     }
+}
+
+/// A cause may name the file itself.
+fn unreadable(path: &str, cause: &str) -> String {
+    let named = format!("`{path}`: ");
+    let cause = cause.strip_prefix(&named).unwrap_or(cause);
+    format!("cannot read `{path}`: {cause}")
 }
 
 fn version(node: Option<&Node>, root: &Node, is_root: bool, report: &Report) {

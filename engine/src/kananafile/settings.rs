@@ -61,7 +61,12 @@ fn count(node: &Node, name: &str, least: u32, report: &Report) -> Option<u32> {
         _ => None,
     };
     if number.is_none() {
-        let message = format!("`{name}` must be an integer of at least {least}");
+        let is_large = matches!(node.value, Val::Int(number) if number > 0);
+        let range = match is_large {
+            true => format!("from {least} to {}", u32::MAX),
+            false => format!("of at least {least}"),
+        };
+        let message = format!("`{name}` must be an integer {range}");
         report.error(node.span, message, "");
     }
     number

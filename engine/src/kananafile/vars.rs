@@ -217,15 +217,18 @@ fn override_from_set(
         let help = did_you_mean(name, names.iter().map(String::as_str));
         return report.error_nowhere(message, help);
     };
-    let mut new = parse_value(text, old.span);
-    if matches!(old.value, Val::Text(_)) {
-        let is_text = matches!(new.value, Val::Text(_));
-        new.value = if is_text {
-            new.value
-        } else {
-            Val::Text(text.to_owned())
-        };
-    }
+    let plain = Node {
+        span: old.span,
+        value: Val::Text(text.to_owned()),
+    };
+    let new = match (parse_value(text, old.span), &old.value) {
+        (Ok(new), Val::Text(_)) if matches!(new.value, Val::Text(_)) => new,
+        (_, Val::Text(_)) => plain,
+        (Ok(new), _) => new,
+        (Err(cause), _) => {
+            return report.error_nowhere(format!("`--set {name}={text}`: {cause}"), "");
+        }
+    };
     let widens = matches!((&old.value, &new.value), (Val::Float(_), Val::Int(_)));
     if !widens && old.type_name() != new.type_name() && !mentions(old) {
         let (was, is) = (old.type_name(), new.type_name());

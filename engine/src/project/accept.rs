@@ -105,7 +105,6 @@ fn fits(task: &Task, old: &Receipt) -> Result<(), NotAccepted> {
         let predicted = task.prediction.outputs.get(port);
         let wrong = predicted.map(|predicted| predicted.contradictions(facts));
         if let Some((fact, expected, found)) = wrong.as_ref().and_then(|wrong| wrong.first()) {
-            let expected = serde_json::to_string(expected).unwrap_or_default();
             let message = format!(
                 "`{name}` would have `{fact}` of `{port}` {expected} today, and its last result has {found}"
             );

@@ -46,9 +46,10 @@ impl Failure {
         Self::new(FailureClass::Input, message)
     }
 
-    /// The attempt was asked to stop and has saved its state.
+    /// The attempt was asked to stop, and whoever has a state to save has saved it.
     pub fn interrupted() -> Self {
-        Self::new(FailureClass::Interrupted, "interrupted; state saved")
+        let message = "interrupted; what it had saved is kept";
+        Self::new(FailureClass::Interrupted, message)
     }
 
     /// I/O that failed on `path`.

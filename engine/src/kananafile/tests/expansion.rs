@@ -306,6 +306,30 @@ fn included_files_speak_of_their_own_folder() {
 }
 
 #[test]
+fn an_argument_that_is_a_var_is_its_text() {
+    let kananafile = loaded(
+        r#"
+        [vars]
+        seed = 7
+        lr = 1e-3
+        on = true
+        [task.t]
+        kind = "command"
+        outputs = { out = "file" }
+        matrix.n = [2.0]
+        params.argv = ["x", "${seed}", "${lr}", '${on}', "${matrix.n}", "${seed} ${lr} ${on} ${matrix.n}", "{outputs.out}"]
+        "#,
+    );
+    let Executor::Command(program) = &task(&kananafile, "t").executor else {
+        panic!("a command")
+    };
+    assert_eq!(
+        program.argv[1..6],
+        ["7", "0.001", "true", "2.0", "7 0.001 true 2.0"]
+    );
+}
+
+#[test]
 fn a_command_has_its_own_ports_and_program() {
     let kananafile = loaded(
         r#"

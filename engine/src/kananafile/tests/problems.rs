@@ -69,6 +69,10 @@ fn a_command_line_that_does_not_fit_is_told_without_a_place() {
         say(&[], &pair("seed", "x")),
         "`--set seed=x`: var `seed` is an integer, found a string"
     );
+    assert_eq!(
+        say(&[], &pair("seed", "99999999999999999999")),
+        "`--set seed=99999999999999999999`: this integer does not fit into 64 bits"
+    );
     assert_eq!(say(&["gpu".to_owned()], &[]), "no profile is called `gpu`");
 }
 
