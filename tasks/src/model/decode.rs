@@ -2,19 +2,23 @@
 //!
 //! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
 //! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
+//!
+//! Requests take turns in slots, and tokens are chosen here; how a step is done is what a device says ([`Steps`]).
+
+use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::batch::Row;
 use super::config::{Config, Head};
 use super::core::Device;
-use super::cpu::decode::{DecodeWeights, Row, Slots};
 use super::cpu::log_sum_exp;
 use super::error::ModelError;
 use super::rng::Rng;
 use super::sampler::{Sampler, Sampling};
 use super::weights::Model;
 
-/// Sequences that are decoded at the same time by one thread, at most.
+/// Sequences that are decoded at the same time by one thread, or by a card, at most.
 pub(super) const SLOTS: usize = 32;
 /// Tokens of prompts that a step takes in, at most, beside one token of every other sequence.
 pub(super) const PREFILL: usize = 96;
@@ -64,27 +68,46 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// A model made ready for generation.
+/// Weights where a device decodes with them.
+pub(super) trait Weights: Send + Sync {
+    /// Room for `count` sequences of at most `capacity` tokens each; `count` is [`SLOTS`] at most.
+    fn slots(&self, count: usize, capacity: usize) -> Box<dyn Steps + '_>;
+}
+
+/// Sequences in slots, and what they grow by. A row of a result depends on its own sequence alone.
+pub(super) trait Steps {
+    /// Feeds rows, at most [`PREFILL`] more than there are slots; those of one slot in the order of their positions.
+    fn step(&mut self, rows: &[Row]);
+    /// Logits `[n, V]` of some rows of the last step, one of a slot at most.
+    ///
+    /// # Errors
+    /// What went wrong on the device, in this step or in one before.
+    fn logits(&mut self, rows: &[usize]) -> Result<Cow<'_, [f32]>, ModelError>;
+}
+
+/// A model made ready for generation on a device.
 pub struct Decoder<'a> {
-    config: &'a Config,
-    weights: DecodeWeights<'a>,
+    pub(super) config: &'a Config,
+    pub(super) device: Device,
+    pub(super) weights: Box<dyn Weights + 'a>,
 }
 
 /// Generates `samples` responses for every prompt: those of the first prompt, then those of the second, and so on.
 ///
 /// # Errors
-/// A prompt that is empty, longer than the context, or holds a token outside the vocabulary; a reward model.
+/// A prompt that is empty, longer than the context, or holds a token outside the vocabulary; a reward model; a device
+/// that fails.
 pub fn generate(
     model: &Model,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
     device: &Device,
 ) -> Result<Vec<Generated>, ModelError> {
-    Decoder::new(model)?.generate(prompts, options, device)
+    Decoder::new(model, device)?.generate(prompts, options)
 }
 
 impl<'a> Decoder<'a> {
-    pub fn new(model: &'a Model) -> Result<Self, ModelError> {
+    pub fn new(model: &'a Model, device: &Device) -> Result<Self, ModelError> {
         if model.config.head == Head::Score {
             return Err(ModelError::invalid(
                 "a reward model cannot generate",
@@ -93,7 +116,8 @@ impl<'a> Decoder<'a> {
         }
         Ok(Self {
             config: &model.config,
-            weights: DecodeWeights::new(&model.config, &model.layout, &model.weights),
+            device: device.clone(),
+            weights: device.decoding(model)?,
         })
     }
 
@@ -102,19 +126,21 @@ impl<'a> Decoder<'a> {
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
-        device: &Device,
     ) -> Result<Vec<Generated>, ModelError> {
         let requests = self.requests(prompts, options)?;
-        let pool = device.pool();
+        let run = |requests: &[Request]| self.run(requests, options, &mut |_| true);
+        if self.device.is_gpu() {
+            return run(&requests);
+        }
+        let pool = self.device.pool();
         let per_task = requests
             .len()
             .div_ceil(pool.current_num_threads())
             .clamp(1, 4 * SLOTS);
-        Ok(pool.install(|| {
-            (requests.par_chunks(per_task))
-                .flat_map_iter(|requests| self.run(requests, options, &mut |_| true))
-                .collect()
-        }))
+        let runs: Result<Vec<_>, _> =
+            pool.install(|| requests.par_chunks(per_task).map(run).collect());
+        let runs = runs?;
+        Ok(runs.into_iter().flatten().collect())
     }
 
     /// Generates one response and shows each token as it comes; `on_token` returns false to end it.
@@ -130,7 +156,7 @@ impl<'a> Decoder<'a> {
             ..options.clone()
         };
         let requests = self.requests(&prompts, &options)?;
-        let mut all = self.run(&requests, &options, on_token);
+        let mut all = self.run(&requests, &options, on_token)?;
         Ok(all.remove(0))
     }
 
@@ -194,11 +220,11 @@ impl<'a> Decoder<'a> {
         requests: &[Request],
         options: &GenerateOptions,
         on_token: &mut dyn FnMut(u32) -> bool,
-    ) -> Vec<Generated> {
+    ) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests.iter().map(|_| Generated::new()).collect();
         let longest = requests.iter().map(Request::capacity).max().unwrap_or(0);
         let count = requests.len().min(SLOTS);
-        let mut slots = Slots::new(self.config, count, longest);
+        let mut slots = self.weights.slots(count, longest);
         let mut waiting = (0..requests.len()).filter(|at| requests[*at].limit > 0);
         let mut active: Vec<Option<Active>> = (0..count)
             .map(|_| waiting.next().map(Active::new))
@@ -206,11 +232,11 @@ impl<'a> Decoder<'a> {
         let mut sampler = Sampler::default();
         while active.iter().any(Option::is_some) {
             let (rows, speaking) = take_in(&mut active, requests, &results);
-            slots.step(&self.weights, &rows);
+            slots.step(&rows);
             if speaking.is_empty() {
                 continue;
             }
-            let logits = slots.logits(&self.weights, &speaking);
+            let logits = slots.logits(&speaking)?;
             let logits = logits.chunks_exact(self.config.vocab_size);
             for (row, logits) in speaking.iter().zip(logits) {
                 let place = &mut active[rows[*row].slot];
@@ -225,7 +251,7 @@ impl<'a> Decoder<'a> {
                 }
             }
         }
-        results
+        Ok(results)
     }
 }
 

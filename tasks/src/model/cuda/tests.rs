@@ -7,7 +7,8 @@ use crate::model::ops::Ops;
 use crate::model::optimizer::Rate;
 use crate::model::sampler::{Sampler, Sampling};
 use crate::model::{
-    AdamW, AdamWOptions, Batch, Config, Core, Device, Model, ModelError, Numerics, Rng,
+    AdamW, AdamWOptions, Batch, Config, Core, Device, GenerateOptions, Model, ModelError, Numerics,
+    Rng, generate,
 };
 
 /// The value, or the reason why there is none on stderr.
@@ -247,6 +248,35 @@ fn cuda_packs_sequences_without_mixing_them() {
             let d = core.config().hidden_size;
             let of_packed = &packed[rows.start * d..rows.end * d];
             assert!(error(&core.hidden(), of_packed) < bound);
+        }
+    }
+}
+
+#[test]
+fn cuda_generates_as_the_processor_does() {
+    for (numerics, bound) in [(Numerics::F32, 1e-4), (Numerics::Bf16, 3e-2)] {
+        let Some(gpu) = device(numerics) else { return };
+        for config in [odd(), even()] {
+            let model = Model::init(&config, 5).expect("a model");
+            let lengths = [3, 12];
+            let batch = batch(&config, &lengths);
+            let prompts: Vec<Vec<u32>> = batch
+                .sequences()
+                .map(|rows| batch.tokens[rows].to_vec())
+                .collect();
+            let options = GenerateOptions {
+                max_new_tokens: 5,
+                sampling: Sampling::GREEDY,
+                ..GenerateOptions::default()
+            };
+            let found = generate(&model, &prompts, &options, &gpu).expect("prompts fit");
+            let expected = generate(&model, &prompts, &options, &processor()).expect("prompts fit");
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.tokens, expected.tokens);
+                for (found, expected) in found.log_probs.iter().zip(&expected.log_probs) {
+                    assert!((found - expected).abs() < bound, "{found} {expected}");
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{AdamWStep, Heads, Into, Matrix, Ops};
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::rope::RopeTable;
@@ -107,6 +107,17 @@ impl<O: Ops> Ops for Timed<O> {
 
     fn places(&self, batch: &Batch, rope: &Arc<RopeTable>) -> Self::Places {
         self.timed("places", |ops| ops.places(batch, rope))
+    }
+
+    fn places_in_cache(
+        &self,
+        rows: &[Row],
+        capacity: usize,
+        rope: &Arc<RopeTable>,
+    ) -> Self::Places {
+        self.timed("places_in_cache", |ops| {
+            ops.places_in_cache(rows, capacity, rope)
+        })
     }
 
     fn embed(&self, x: Self::ViewMut<'_>, table: Self::View<'_>, places: &Self::Places) {
@@ -242,6 +253,29 @@ impl<O: Ops> Ops for Timed<O> {
     ) {
         self.timed("attention_backward", |ops| {
             ops.attention_backward(d_qkv, d_out, out, lse, qkv, heads, places)
+        })
+    }
+
+    fn append(
+        &self,
+        cache: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    ) {
+        self.timed("append", |ops| ops.append(cache, qkv, heads, places))
+    }
+
+    fn attention_in_cache(
+        &self,
+        out: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        cache: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    ) {
+        self.timed("attention_in_cache", |ops| {
+            ops.attention_in_cache(out, qkv, cache, heads, places)
         })
     }
 
