@@ -3,19 +3,16 @@
 //! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
 //! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
 //!
-//! Requests take turns in slots, and tokens are chosen here; how a step is done is what a device says ([`Steps`]).
-
-use std::borrow::Cow;
+//! Requests take turns in slots; what a step does there, and how a token is chosen, is up to the device ([`Steps`]).
 
 use rayon::prelude::*;
 
 use super::batch::Row;
 use super::config::{Config, Head};
 use super::core::Device;
-use super::cpu::log_sum_exp;
 use super::error::ModelError;
 use super::rng::Rng;
-use super::sampler::{Sampler, Sampling};
+use super::sampler::{Choice, Sampling};
 use super::weights::Model;
 
 /// Sequences that are decoded at the same time by one thread, or by a card, at most.
@@ -78,11 +75,16 @@ pub(super) trait Weights: Send + Sync {
 pub(super) trait Steps {
     /// Feeds rows, at most [`PREFILL`] more than there are slots; those of one slot in the order of their positions.
     fn step(&mut self, rows: &[Row]);
-    /// Logits `[n, V]` of some rows of the last step, one of a slot at most.
+    /// Chooses the tokens after some rows of the last step, one of a slot at most, each with its number of `uniform`.
     ///
     /// # Errors
     /// What went wrong on the device, in this step or in one before.
-    fn logits(&mut self, rows: &[usize]) -> Result<Cow<'_, [f32]>, ModelError>;
+    fn choose(
+        &mut self,
+        rows: &[usize],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Result<Vec<Choice>, ModelError>;
 }
 
 /// A model made ready for generation on a device.
@@ -229,25 +231,22 @@ impl<'a> Decoder<'a> {
         let mut active: Vec<Option<Active>> = (0..count)
             .map(|_| waiting.next().map(Active::new))
             .collect();
-        let mut sampler = Sampler::default();
         while active.iter().any(Option::is_some) {
-            let (rows, speaking) = take_in(&mut active, requests, &results);
-            slots.step(&rows);
-            if speaking.is_empty() {
+            let step = take_in(&mut active, requests, &results);
+            slots.step(&step.rows);
+            if step.speaking.is_empty() {
                 continue;
             }
-            let logits = slots.logits(&speaking)?;
-            let logits = logits.chunks_exact(self.config.vocab_size);
-            for (row, logits) in speaking.iter().zip(logits) {
-                let place = &mut active[rows[*row].slot];
-                let Some(Active { request, .. }) = *place else {
-                    continue;
-                };
+            let uniform: Vec<f64> = (step.speakers.iter())
+                .map(|(_, request)| requests[*request].uniform(&results[*request]))
+                .collect();
+            let chosen = slots.choose(&step.speaking, &options.sampling, &uniform)?;
+            for ((slot, request), choice) in step.speakers.into_iter().zip(chosen) {
                 let (asked, result) = (&requests[request], &mut results[request]);
-                let token = result.extend(asked, logits, options, &mut sampler);
-                let goes_on = on_token(token);
-                if result.is_done(asked, token, options) || !goes_on {
-                    *place = waiting.next().map(Active::new);
+                result.push(choice);
+                let goes_on = on_token(choice.token);
+                if result.is_done(asked, choice.token, options) || !goes_on {
+                    active[slot] = waiting.next().map(Active::new);
                 }
             }
         }
@@ -267,6 +266,11 @@ struct Request<'a> {
 impl Request<'_> {
     fn capacity(&self) -> usize {
         self.prompt.len() + self.limit
+    }
+
+    /// The number in [0, 1) that picks the next token.
+    fn uniform(&self, so_far: &Generated) -> f64 {
+        self.rng.uniform(self.sample, so_far.tokens.len() as u64)
     }
 }
 
@@ -294,14 +298,19 @@ impl Active {
     }
 }
 
-/// The rows of the next step, and which of them a token follows: one row of every sequence that speaks, and as much of
-/// the prompts as fits.
-fn take_in(
-    active: &mut [Option<Active>],
-    requests: &[Request],
-    results: &[Generated],
-) -> (Vec<Row>, Vec<usize>) {
-    let (mut rows, mut speaking, mut room) = (Vec::new(), Vec::new(), PREFILL);
+/// What goes in next.
+struct Step {
+    rows: Vec<Row>,
+    /// Rows that a token follows.
+    speaking: Vec<usize>,
+    /// Slot and request of each.
+    speakers: Vec<(usize, usize)>,
+}
+
+/// The next step: one row of every sequence that speaks, and as much of the prompts as fits.
+fn take_in(active: &mut [Option<Active>], requests: &[Request], results: &[Generated]) -> Step {
+    let (mut rows, mut room) = (Vec::new(), PREFILL);
+    let (mut speaking, mut speakers) = (Vec::new(), Vec::new());
     for (slot, active) in active.iter_mut().enumerate() {
         let Some(active) = active else { continue };
         let prompt = requests[active.request].prompt.len();
@@ -320,9 +329,14 @@ fn take_in(
         }
         if active.position >= prompt {
             speaking.push(rows.len() - 1);
+            speakers.push((slot, active.request));
         }
     }
-    (rows, speaking)
+    Step {
+        rows,
+        speaking,
+        speakers,
+    }
 }
 
 impl Generated {
@@ -334,21 +348,9 @@ impl Generated {
         }
     }
 
-    fn extend(
-        &mut self,
-        request: &Request,
-        logits: &[f32],
-        options: &GenerateOptions,
-        sampler: &mut Sampler,
-    ) -> u32 {
-        let uniform = request
-            .rng
-            .uniform(request.sample, self.tokens.len() as u64);
-        let token = sampler.choose(logits, &options.sampling, uniform);
-        let log_prob = f64::from(logits[token as usize]) - log_sum_exp(logits);
-        self.tokens.push(token);
-        self.log_probs.push(log_prob as f32);
-        token
+    fn push(&mut self, choice: Choice) {
+        self.tokens.push(choice.token);
+        self.log_probs.push(choice.log_prob);
     }
 
     fn is_done(&mut self, request: &Request, token: u32, options: &GenerateOptions) -> bool {

@@ -144,7 +144,8 @@ fn decoding_on_gpu(config: &Config, shape: &Shape, cache: usize) -> Activations 
     let step = ROWS * widths.sum::<usize>() + SLOTS * 2 * shape.d;
     Activations {
         values: (cache + step) as u64,
-        numbers: (ROWS * 2 + SLOTS * (1 + config.vocab_size)) as u64,
+        // Scales of norms; logits, and what is drawn from.
+        numbers: (2 * ROWS + SLOTS * (1 + 2 * config.vocab_size)) as u64,
     }
 }
 

@@ -4,8 +4,6 @@
 //! fast as a batch. Every number of a row is a sum in a fixed order over its own values and its own prefix: what shares
 //! a step with it, and how many, changes no bit.
 
-use std::borrow::Cow;
-
 use super::isa::kernels;
 use super::packed::Panels;
 use super::product::{Left, Right, multiply_in_pieces};
@@ -18,6 +16,7 @@ use crate::model::error::ModelError;
 use crate::model::layout::Layout;
 use crate::model::ops::{Heads, Into};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampler, Sampling};
 
 /// Weights in the order in which decoding reads them.
 pub struct DecodeWeights<'a> {
@@ -90,6 +89,7 @@ struct Slots<'a> {
     act: Vec<f32>,
     scores: Vec<f32>,
     logits: Vec<f32>,
+    sampler: Sampler,
 }
 
 impl<'a> Slots<'a> {
@@ -111,6 +111,7 @@ impl<'a> Slots<'a> {
             act: Vec::new(),
             scores: zeros(capacity),
             logits: Vec::new(),
+            sampler: Sampler::default(),
         }
     }
 }
@@ -165,7 +166,20 @@ impl Steps for Slots<'_> {
         }
     }
 
-    fn logits(&mut self, rows: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+    fn choose(
+        &mut self,
+        rows: &[usize],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Result<Vec<Choice>, ModelError> {
+        self.speak(rows);
+        Ok((self.sampler).choose_all(&self.logits, sampling, uniform))
+    }
+}
+
+impl Slots<'_> {
+    /// Logits `[n, V]` of some rows of the last step.
+    fn speak(&mut self, rows: &[usize]) {
         let weights = self.weights;
         let (d, v) = (weights.config.hidden_size, weights.config.vocab_size);
         let eps = weights.config.rms_norm_eps as f32;
@@ -191,11 +205,8 @@ impl Steps for Slots<'_> {
             v,
             Into::Replace,
         );
-        Ok(Cow::Borrowed(&self.logits))
     }
-}
 
-impl Slots<'_> {
     fn attend(&mut self, layer: usize, rows: &[Row]) {
         let weights = self.weights;
         let config = &weights.config;

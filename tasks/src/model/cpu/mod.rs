@@ -33,6 +33,7 @@ use super::error::ModelError;
 use super::loss::{Distillation, Sums};
 use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use super::rope::RopeTable;
+use super::sampler::{Choice, Sampler, Sampling};
 pub(super) use losses::log_sum_exp;
 
 use chunks::{REDUCTION_CHUNK, ROWS, ordered_sum};
@@ -398,6 +399,10 @@ impl Ops for Cpu {
 
     fn log_probability_gradient(&self, logits: &mut [f32], targets: &[u32], coefficients: &[f64]) {
         losses::log_probability_gradient(logits, targets, coefficients);
+    }
+
+    fn sample(&self, logits: &[f32], sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        Sampler::default().choose_all(logits, sampling, uniform)
     }
 
     fn sum_of_squares(&self, x: &[f32]) -> f64 {

@@ -23,6 +23,7 @@ use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampling};
 pub use attention::WIDEST_HEAD;
 use attention::{Attention, FLASH_SHARED, FLASH_TILE, TILE, shape};
 
@@ -751,6 +752,10 @@ impl Ops for Cuda {
             .collect();
         let weights = self.gpu.hand_over("coefficients", &weights);
         self.cross_entropy_rows(logits, targets, weights, 0.0, 0.0, true);
+    }
+
+    fn sample(&self, logits: Span, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        self.choose(logits, sampling, uniform)
     }
 
     fn sum_of_squares(&self, x: Span) -> f64 {

@@ -26,6 +26,7 @@ use super::batch::{Batch, Row};
 use super::error::ModelError;
 use super::loss::{Distillation, Sums};
 use super::rope::RopeTable;
+use super::sampler::{Choice, Sampling};
 
 /// A matrix `[outputs, inputs]` in an arena of weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,7 +254,7 @@ pub trait Ops: Clone + Send + Sync + 'static {
     );
 
     /// Puts the keys and values of `qkv [N, (H + 2G) hd]`, after RoPE, into `cache [slots · capacity, 2G hd]`: its last
-    /// columns, each row at its place. Places are those of [`Ops::places_in_cache`], here and below.
+    /// columns, each row at its place. Here and in the next, places are those of [`Ops::places_in_cache`].
     fn append(
         &self,
         cache: Self::ViewMut<'_>,
@@ -303,6 +304,12 @@ pub trait Ops: Clone + Send + Sync + 'static {
         targets: &[u32],
         coefficients: &[f64],
     );
+
+    // Choice.
+
+    /// A token for every row of `logits [n, V]`, which are f32: the one that the row's number of `uniform [n]`, in [0, 1),
+    /// picks. See [`Sampler`](super::sampler::Sampler).
+    fn sample(&self, logits: Self::View<'_>, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice>;
 
     // Optimiser.
 

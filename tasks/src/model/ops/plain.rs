@@ -10,6 +10,7 @@ use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampler, Sampling};
 
 /// The reference backend.
 #[derive(Clone)]
@@ -398,6 +399,10 @@ impl Ops for Plain {
                 *logit = (coefficient * (hit - (f64::from(*logit) - log_z).exp())) as f32;
             }
         }
+    }
+
+    fn sample(&self, logits: &[f32], sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        Sampler::default().choose_all(logits, sampling, uniform)
     }
 
     fn sum_of_squares(&self, x: &[f32]) -> f64 {

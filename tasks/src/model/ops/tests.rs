@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::plain::Plain;
 use super::*;
+use crate::model::sampler::Sampler;
 use crate::model::{Cpu, Rng};
 
 /// Makes a test of a check that is generic over the backend.
@@ -38,7 +39,7 @@ macro_rules! on_every_backend {
 
 on_every_backend! {
     memory rows_by_number norms feed_forward products rotations attention_of_sequences caches cross_entropies
-    distillations log_probabilities updates
+    distillations log_probabilities samples updates
 }
 
 fn draw(name: &str, len: usize) -> Vec<f32> {
@@ -433,6 +434,43 @@ fn log_probabilities<O: Ops>(ops: &O) {
     Plain.log_probability_gradient(&mut x, &TARGETS, &coefficients);
     ops.log_probability_gradient(all_mut::<O>(&mut x2), &TARGETS, &coefficients);
     same(&values(ops, &x2), &x, "log-probability gradient");
+}
+
+fn samples<O: Ops>(ops: &O) {
+    let (rows, vocabulary) = (12, 300);
+    let rng = Rng::new(7, "logits");
+    // Steps of a quarter, so that there are ties.
+    let value = |at: usize| (8.0 * rng.normal(0, at as u64)).round() as f32 / 4.0;
+    let logits: Vec<f32> = (0..rows * vocabulary).map(value).collect();
+    let uniform: Vec<f64> = (0..rows as u64).map(|row| rng.uniform(1, row)).collect();
+    let on_device = ops.upload(logits.clone());
+    let own = Sampling::default();
+    for sampling in [
+        Sampling::GREEDY,
+        own,
+        Sampling {
+            temperature: 0.7,
+            top_k: 9,
+            ..own
+        },
+        Sampling { top_p: 0.8, ..own },
+        Sampling {
+            temperature: 1.5,
+            top_k: 50,
+            top_p: 0.9,
+            min_p: 0.05,
+        },
+    ] {
+        let found = ops.sample(all::<O>(&on_device), &sampling, &uniform);
+        assert_eq!(found.len(), rows);
+        for (row, (found, logits)) in found.iter().zip(logits.chunks(vocabulary)).enumerate() {
+            let expected = Sampler::default().choose(logits, &sampling, uniform[row]);
+            assert_eq!(found.token, expected, "row {row} of {sampling:?}");
+            let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+            let log_prob = f64::from(logits[expected as usize]) - total.ln();
+            close(f64::from(found.log_prob), log_prob, "log-probability");
+        }
+    }
 }
 
 fn updates<O: Ops>(ops: &O) {

@@ -13,6 +13,7 @@ use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampling};
 
 /// Time by the name of an operation.
 pub type Times = Arc<Mutex<BTreeMap<&'static str, Duration>>>;
@@ -321,6 +322,10 @@ impl<O: Ops> Ops for Timed<O> {
         self.timed("log_probability_gradient", |ops| {
             ops.log_probability_gradient(logits, targets, coefficients)
         })
+    }
+
+    fn sample(&self, logits: Self::View<'_>, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        self.timed("sample", |ops| ops.sample(logits, sampling, uniform))
     }
 
     fn sum_of_squares(&self, x: Self::View<'_>) -> f64 {

@@ -1,9 +1,8 @@
 //! Generation over the list of operations: steps of several sequences on a key/value cache of the device.
 //!
 //! The layers are those of the stack; in the place of attention within a batch stands attention to what a cache holds.
-//! It knows no requests and chooses no tokens.
+//! It knows no requests.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::layer::{Activations, OnLayer};
@@ -15,6 +14,7 @@ use crate::model::error::ModelError;
 use crate::model::layout::Layout;
 use crate::model::ops::{Into, Ops};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampling};
 use crate::model::weights::Model;
 
 /// Rows that products of a step have, however many are fed; those of the head have [`SLOTS`].
@@ -53,7 +53,8 @@ impl<O: Ops> Decoding<O> {
 
 impl<O: Ops> Weights for Decoding<O> {
     fn slots(&self, count: usize, capacity: usize) -> Box<dyn Steps + '_> {
-        Box::new(Slots::new(self, count, capacity))
+        // Rounded: what one run gave back often fits the next.
+        Box::new(Slots::new(self, count, capacity.next_multiple_of(128)))
     }
 }
 
@@ -144,6 +145,7 @@ impl<'a, O: Ops> Slots<'a, O> {
         }
     }
 
+    /// Logits of some rows of the last step.
     fn speak(&mut self, rows: &[usize]) {
         let Decoding { ops, shape, .. } = self.of;
         let (d, head) = (shape.d, &self.of.matrices.head);
@@ -175,13 +177,18 @@ impl<O: Ops> Steps for Slots<'_, O> {
         ops.enter(|| self.forward(rows));
     }
 
-    fn logits(&mut self, rows: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+    fn choose(
+        &mut self,
+        rows: &[usize],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Result<Vec<Choice>, ModelError> {
         let ops = &self.of.ops;
         ops.enter(|| self.speak(rows));
         let len = rows.len() * self.of.matrices.head.outputs;
-        let logits = ops.read(O::view(&self.logits, 0..len));
+        let chosen = ops.sample(O::view(&self.logits, 0..len), sampling, uniform);
         ops.sync()?;
-        Ok(logits)
+        Ok(chosen)
     }
 }
 
@@ -217,7 +224,9 @@ mod tests {
         ];
         let step = layer.into_iter().chain(numbers).chain(caches);
         let step = step.chain(others.map(Vec::len)).sum::<usize>();
-        let expected = WORKSPACE + 4 * (model.weights.len() + step);
+        // What is drawn from lies beside the logits.
+        let drawn = SLOTS * config.vocab_size;
+        let expected = WORKSPACE + 4 * (model.weights.len() + step + drawn);
         let backend = Backend::Gpu(Numerics::F32);
         let predicted = decoding(&config, count, capacity, backend);
         assert_eq!(predicted.peak(), expected as u64);
