@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a card, in one call of under ten minutes: operations, vectors, determinism and properties on
-# the card, then training beside PyTorch, and one table.
+# the card, then training beside PyTorch and sampling, and one table.
 #
 #     benches/gpu-pack FOLDER          # where cargo is
 #     FOLDER/gpu.sh                    # where the card is: the driver, CUDA 13, Python with PyTorch; no cargo, no network
@@ -55,7 +55,7 @@ import json, pathlib, sys
 PEAK = 989e12
 folder = pathlib.Path(sys.argv[1])
 print(f"MFU against {PEAK / 1e12:.0f} TFLOP/s (H100, H200), FLOPs of causal attention (Megatron-LM's formula)")
-print(f"{'model':6}{'T':>6}{'rows':>6}{'kbuild tok/s':>14}{'PyTorch tok/s':>15}{'ratio':>7}{'MFU':>7}{'of matmul':>11}{'GiB':>7}{'GiB torch':>11}")
+print(f"{'model':6}{'T':>6}{'rows':>6}{'kbuild tok/s':>14}{'PyTorch tok/s':>15}{'ratio':>7}{'MFU':>7}{'of matmul':>11}{'GiB':>7}{'GiB torch':>11}{'sampled/s':>11}{'alike':>7}")
 for model in ["m124", "m350"]:
     for length in [1024, 2048]:
         def read(who):
@@ -72,7 +72,8 @@ for model in ["m124", "m350"]:
         print(
             f"{model:6}{length:>6}{own['rows']:>6}{own['tokens_per_second']:>14,.0f}{other:>15,.0f}"
             f"{own['tokens_per_second'] / other:>7.2f}{own['flops_per_second'] / PEAK:>7.1%}"
-            f"{own['share_of_matmul']:>11.1%}{own['memory_bytes'] / 2**30:>7.1f}{memory:>11.1f}"
+            f"{own['share_of_matmul']:>11.1%}{own['memory_bytes'] / 2**30:>7.1f}{memory:>11.1f}{own['sampled_tokens_per_second']:>11,.0f}"
+            f"{'yes' if own['sampled_alike_alone'] else 'NO':>7}"
         )
 PYTHON
 echo "results: $results"

@@ -294,6 +294,9 @@ pub struct ChatArgs {
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Where answers are made: `cpu` or `gpu`
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "gpu"])]
+    pub device: String,
     /// A system message before the conversation
     #[arg(long)]
     pub system: Option<String>,

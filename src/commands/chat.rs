@@ -29,6 +29,7 @@ pub fn run(project_args: &ProjectArgs, args: &ChatArgs) -> Result<Exit, Stop> {
         top_p: f64::from(args.top_p),
         max_tokens: args.max_tokens,
         seed: args.seed,
+        device: args.device.clone(),
     };
     let mut session =
         Session::open(&directory.path, args.system.as_deref(), options).map_err(stop)?;

@@ -1,4 +1,4 @@
-//! How fast a card trains, and what that is a fraction of. `benches/gpu.sh` runs it beside PyTorch.
+//! How fast a card trains, what that is a fraction of, and how fast it samples. `benches/gpu.sh` runs it beside PyTorch.
 //!
 //! ```console
 //! $ cargo bench -p kbuild-tasks --bench gpu -- m124 --length 1024 --rows 32 --seconds 15
@@ -12,7 +12,8 @@ use std::time::Instant;
 use kbuild_tasks::model::cuda::{Cuda, Element, Gpu};
 use kbuild_tasks::model::optimizer::Rate;
 use kbuild_tasks::model::{
-    AdamW, AdamWOptions, Batch, Config, Core, Device, Model, ModelError, Numerics, Rng,
+    AdamW, AdamWOptions, Batch, Config, Core, Decoder, Device, GenerateOptions, Model, ModelError,
+    Numerics, Rng,
 };
 
 /// Name, layers, width, heads (as many for keys), feed-forward width: about GPT-2's small and medium with SwiGLU.
@@ -68,6 +69,9 @@ fn measure(words: &[String]) -> Result<String, ModelError> {
         times.push(begun.elapsed().as_secs_f64());
     }
     let peak = free - gpu.memory()?.0;
+    let model = core.model();
+    drop(core);
+    let (sampled, alike) = sampling(&model, &device)?;
     let mut steady = times.split_off(2);
     steady.sort_by(f64::total_cmp);
     let median = steady[steady.len() / 2];
@@ -82,6 +86,8 @@ fn measure(words: &[String]) -> Result<String, ModelError> {
         "matmul_flops_per_second": rate,
         "share_of_matmul": flops / median / rate,
         "memory_bytes": peak,
+        "sampled_tokens_per_second": sampled,
+        "sampled_alike_alone": alike,
         "first_loss": losses[0],
         "last_loss": losses[losses.len() - 1],
     })
@@ -139,6 +145,25 @@ fn step(core: &mut Core, batch: &Batch) -> Result<f64, ModelError> {
         peak: 3e-4,
     })?;
     Ok(loss)
+}
+
+/// Tokens a second of 32 responses of 128 tokens to prompts of 64; whether one of them is the same when it is alone.
+fn sampling(model: &Model, device: &Device) -> Result<(f64, bool), ModelError> {
+    const NEW: usize = 128;
+    let batch = batch(64, 32);
+    let prompt = |rows: std::ops::Range<usize>| batch.tokens[rows].to_vec();
+    let prompts: Vec<Vec<u32>> = batch.sequences().map(prompt).collect();
+    let options = GenerateOptions {
+        max_new_tokens: NEW,
+        ..GenerateOptions::default()
+    };
+    let decoder = Decoder::new(model, device)?;
+    let alone = decoder.generate(&prompts[7..8], &options)?;
+    decoder.generate(&prompts, &options)?;
+    let start = Instant::now();
+    let together = decoder.generate(&prompts, &options)?;
+    let rate = (prompts.len() * NEW) as f64 / start.elapsed().as_secs_f64();
+    Ok((rate, together[7..8] == alone))
 }
 
 /// FLOP/s of a bf16 product of two square matrices through the same library: what this card gives at best.

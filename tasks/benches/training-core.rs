@@ -325,7 +325,7 @@ fn sampling(
     const NEW: usize = 128;
     let device = Device::open("cpu", threads)?;
     let model = Model::init(&shape.config()?, 1)?;
-    let decoder = Decoder::new(&model)?;
+    let decoder = Decoder::new(&model, &device)?;
     let token = |row: usize, at: usize| ((at * at + 7 * row) % (shape.vocabulary - 5)) as u32;
     let prompt = |row: usize| (0..PROMPT).map(|at| token(row, at)).collect::<Vec<_>>();
     let prompts: Vec<Vec<u32>> = (0..batch).map(prompt).collect();
@@ -333,12 +333,12 @@ fn sampling(
         max_new_tokens: NEW,
         ..GenerateOptions::default()
     };
-    decoder.generate(&prompts, &options, &device)?;
+    decoder.generate(&prompts, &options)?;
     let (mut walls, mut cpus) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     while walls.len() < 3 || begun.elapsed().as_secs_f64() < seconds {
         let (wall, cpu) = (Instant::now(), cpu_seconds());
-        decoder.generate(&prompts, &options, &device)?;
+        decoder.generate(&prompts, &options)?;
         walls.push(wall.elapsed().as_secs_f64());
         cpus.push(cpu_seconds() - cpu);
     }

@@ -8,7 +8,7 @@ use kbuild_engine::runner::Failure;
 
 use crate::formats::chat::Message;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::{Decoder, Finish, GenerateOptions, Model, Sampling};
+use crate::model::{Decoder, Device, Finish, GenerateOptions, Model, Sampling};
 
 /// How answers are made.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Options {
     /// Tokens of an answer at most.
     pub max_tokens: usize,
     pub seed: u64,
+    /// `cpu` or `gpu`.
+    pub device: String,
 }
 
 /// One answer.
@@ -37,6 +39,7 @@ pub struct Answer {
 pub struct Session {
     model: Model,
     tokenizer: Tokenizer,
+    device: Device,
     options: Options,
     messages: Vec<Message>,
 }
@@ -45,10 +48,11 @@ impl Session {
     /// Opens a directory with `config.json`, weights and `tokenizer.json`.
     ///
     /// # Errors
-    /// A directory that is no model, or a model without a tokenizer.
+    /// A directory that is no model, a model without a tokenizer, or a device that cannot be opened.
     pub fn open(directory: &Path, system: Option<&str>, options: Options) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::open(directory)?;
         let model = Model::load(directory)?;
+        let device = Device::open(&options.device, 1)?;
         let messages = system
             .map(|text| Message::new("system", text))
             .into_iter()
@@ -56,6 +60,7 @@ impl Session {
         Ok(Self {
             model,
             tokenizer,
+            device,
             options,
             messages,
         })
@@ -76,7 +81,7 @@ impl Session {
             bytes: Vec::new(),
             show,
         };
-        let decoder = Decoder::new(&self.model)?;
+        let decoder = Decoder::new(&self.model, &self.device)?;
         let generated = decoder.stream(&prompt, &options, &mut |token| {
             printer.push(token);
             true
@@ -135,6 +140,7 @@ impl Session {
             top_p,
             max_tokens,
             seed,
+            ..
         } = self.options;
         GenerateOptions {
             max_new_tokens: max_tokens,

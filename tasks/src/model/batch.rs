@@ -1,8 +1,18 @@
 //! Sequences packed end to end, without padding: what one forward pass reads.
 //!
 //! Positions restart in each sequence and no token sees another sequence. It knows no labels: a loss is given rows.
+//! What is generated comes token by token instead, each a [`Row`] of its own.
 
 use super::error::ModelError;
+
+/// A token that follows what a slot of a cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub slot: usize,
+    pub token: u32,
+    /// Tokens of its sequence before it.
+    pub position: usize,
+}
 
 /// Packed sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

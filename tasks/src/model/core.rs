@@ -21,14 +21,16 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::config::{Config, Head};
 use super::cpu::Cpu;
+use super::cpu::decode::DecodeWeights;
 use super::cuda::{Cuda, Element, Gpu, WIDEST_HEAD};
+use super::decode;
 use super::error::ModelError;
 use super::layout::Layout;
 use super::loss::{Distillation, Sums};
 use super::ops::Ops;
 use super::ops::timed::{Timed, Times};
 use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
-use super::stack::Stack;
+use super::stack::{Decoding, Stack};
 use super::weights::{Model, save_weights};
 
 /// Where the arithmetic happens: an opened device, shared by all that clone it.
@@ -124,16 +126,47 @@ impl Device {
         match &self.0 {
             Place::Cpu(cpu) => Ok(stack(cpu.clone(), model, times)),
             Place::Gpu(cuda, _) => {
-                let width = model.config.head_dim;
-                if width > WIDEST_HEAD {
-                    let message = format!("heads of width {width} on a GPU");
-                    let help = format!("at most {WIDEST_HEAD}, or `device = \"cpu\"`");
-                    return Err(ModelError::invalid(message, help));
-                }
+                check_heads(&model.config)?;
                 Ok(stack(cuda.clone(), model, times))
             }
         }
     }
+
+    /// Brings the weights of a model to where they are decoded with.
+    pub(super) fn decoding<'a>(
+        &self,
+        model: &'a Model,
+    ) -> Result<Box<dyn decode::Weights + 'a>, ModelError> {
+        match &self.0 {
+            Place::Cpu(_) => Ok(Box::new(DecodeWeights::new(
+                &model.config,
+                &model.layout,
+                &model.weights,
+            ))),
+            Place::Gpu(cuda, _) => {
+                check_heads(&model.config)?;
+                let weights = Decoding::new(cuda.clone(), model);
+                cuda.sync()?;
+                Ok(Box::new(weights))
+            }
+        }
+    }
+
+    /// Whether it is a card: it does one thing after the other, each with all of itself.
+    pub(super) fn is_gpu(&self) -> bool {
+        matches!(self.0, Place::Gpu(..))
+    }
+}
+
+fn check_heads(config: &Config) -> Result<(), ModelError> {
+    let width = config.head_dim;
+    if width > WIDEST_HEAD {
+        return Err(ModelError::invalid(
+            format!("heads of width {width} on a GPU"),
+            format!("at most {WIDEST_HEAD}, or `device = \"cpu\"`"),
+        ));
+    }
+    Ok(())
 }
 
 fn stack<O: Ops>(ops: O, model: Model, times: Option<Times>) -> Box<dyn Engine> {

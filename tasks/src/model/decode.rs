@@ -2,19 +2,20 @@
 //!
 //! A sample is a function of (weights, prompt, its number, seed, options) alone: not of the other prompts, their order,
 //! or the number of threads. A long job can therefore be cut into calls of any size. It knows no text.
+//!
+//! Requests take turns in slots; what a step does there, and how a token is chosen, is up to the device ([`Steps`]).
 
 use rayon::prelude::*;
 
+use super::batch::Row;
 use super::config::{Config, Head};
 use super::core::Device;
-use super::cpu::decode::{DecodeWeights, Row, Slots};
-use super::cpu::log_sum_exp;
 use super::error::ModelError;
 use super::rng::Rng;
-use super::sampler::{Sampler, Sampling};
+use super::sampler::{Choice, Sampling};
 use super::weights::Model;
 
-/// Sequences that are decoded at the same time by one thread, at most.
+/// Sequences that are decoded at the same time by one thread, or by a card, at most.
 pub(super) const SLOTS: usize = 32;
 /// Tokens of prompts that a step takes in, at most, beside one token of every other sequence.
 pub(super) const PREFILL: usize = 96;
@@ -64,27 +65,51 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// A model made ready for generation.
+/// Weights where a device decodes with them.
+pub(super) trait Weights: Send + Sync {
+    /// Room for `count` sequences of at most `capacity` tokens each; `count` is [`SLOTS`] at most.
+    fn slots(&self, count: usize, capacity: usize) -> Box<dyn Steps + '_>;
+}
+
+/// Sequences in slots, and what they grow by. A row of a result depends on its own sequence alone.
+pub(super) trait Steps {
+    /// Feeds rows, at most [`PREFILL`] more than there are slots; those of one slot in the order of their positions.
+    fn step(&mut self, rows: &[Row]);
+    /// Chooses the tokens after some rows of the last step, one of a slot at most, each with its number of `uniform`.
+    ///
+    /// # Errors
+    /// What went wrong on the device, in this step or in one before.
+    fn choose(
+        &mut self,
+        rows: &[usize],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Result<Vec<Choice>, ModelError>;
+}
+
+/// A model made ready for generation on a device.
 pub struct Decoder<'a> {
-    config: &'a Config,
-    weights: DecodeWeights<'a>,
+    pub(super) config: &'a Config,
+    pub(super) device: Device,
+    pub(super) weights: Box<dyn Weights + 'a>,
 }
 
 /// Generates `samples` responses for every prompt: those of the first prompt, then those of the second, and so on.
 ///
 /// # Errors
-/// A prompt that is empty, longer than the context, or holds a token outside the vocabulary; a reward model.
+/// A prompt that is empty, longer than the context, or holds a token outside the vocabulary; a reward model; a device
+/// that fails.
 pub fn generate(
     model: &Model,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
     device: &Device,
 ) -> Result<Vec<Generated>, ModelError> {
-    Decoder::new(model)?.generate(prompts, options, device)
+    Decoder::new(model, device)?.generate(prompts, options)
 }
 
 impl<'a> Decoder<'a> {
-    pub fn new(model: &'a Model) -> Result<Self, ModelError> {
+    pub fn new(model: &'a Model, device: &Device) -> Result<Self, ModelError> {
         if model.config.head == Head::Score {
             return Err(ModelError::invalid(
                 "a reward model cannot generate",
@@ -93,7 +118,8 @@ impl<'a> Decoder<'a> {
         }
         Ok(Self {
             config: &model.config,
-            weights: DecodeWeights::new(&model.config, &model.layout, &model.weights),
+            device: device.clone(),
+            weights: device.decoding(model)?,
         })
     }
 
@@ -102,19 +128,21 @@ impl<'a> Decoder<'a> {
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
-        device: &Device,
     ) -> Result<Vec<Generated>, ModelError> {
         let requests = self.requests(prompts, options)?;
-        let pool = device.pool();
+        let run = |requests: &[Request]| self.run(requests, options, &mut |_| true);
+        if self.device.is_gpu() {
+            return run(&requests);
+        }
+        let pool = self.device.pool();
         let per_task = requests
             .len()
             .div_ceil(pool.current_num_threads())
             .clamp(1, 4 * SLOTS);
-        Ok(pool.install(|| {
-            (requests.par_chunks(per_task))
-                .flat_map_iter(|requests| self.run(requests, options, &mut |_| true))
-                .collect()
-        }))
+        let runs: Result<Vec<_>, _> =
+            pool.install(|| requests.par_chunks(per_task).map(run).collect());
+        let runs = runs?;
+        Ok(runs.into_iter().flatten().collect())
     }
 
     /// Generates one response and shows each token as it comes; `on_token` returns false to end it.
@@ -130,7 +158,7 @@ impl<'a> Decoder<'a> {
             ..options.clone()
         };
         let requests = self.requests(&prompts, &options)?;
-        let mut all = self.run(&requests, &options, on_token);
+        let mut all = self.run(&requests, &options, on_token)?;
         Ok(all.remove(0))
     }
 
@@ -194,38 +222,35 @@ impl<'a> Decoder<'a> {
         requests: &[Request],
         options: &GenerateOptions,
         on_token: &mut dyn FnMut(u32) -> bool,
-    ) -> Vec<Generated> {
+    ) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests.iter().map(|_| Generated::new()).collect();
         let longest = requests.iter().map(Request::capacity).max().unwrap_or(0);
         let count = requests.len().min(SLOTS);
-        let mut slots = Slots::new(self.config, count, longest);
+        let mut slots = self.weights.slots(count, longest);
         let mut waiting = (0..requests.len()).filter(|at| requests[*at].limit > 0);
         let mut active: Vec<Option<Active>> = (0..count)
             .map(|_| waiting.next().map(Active::new))
             .collect();
-        let mut sampler = Sampler::default();
         while active.iter().any(Option::is_some) {
-            let (rows, speaking) = take_in(&mut active, requests, &results);
-            slots.step(&self.weights, &rows);
-            if speaking.is_empty() {
+            let step = take_in(&mut active, requests, &results);
+            slots.step(&step.rows);
+            if step.speaking.is_empty() {
                 continue;
             }
-            let logits = slots.logits(&self.weights, &speaking);
-            let logits = logits.chunks_exact(self.config.vocab_size);
-            for (row, logits) in speaking.iter().zip(logits) {
-                let place = &mut active[rows[*row].slot];
-                let Some(Active { request, .. }) = *place else {
-                    continue;
-                };
+            let uniform: Vec<f64> = (step.speakers.iter())
+                .map(|(_, request)| requests[*request].uniform(&results[*request]))
+                .collect();
+            let chosen = slots.choose(&step.speaking, &options.sampling, &uniform)?;
+            for ((slot, request), choice) in step.speakers.into_iter().zip(chosen) {
                 let (asked, result) = (&requests[request], &mut results[request]);
-                let token = result.extend(asked, logits, options, &mut sampler);
-                let goes_on = on_token(token);
-                if result.is_done(asked, token, options) || !goes_on {
-                    *place = waiting.next().map(Active::new);
+                result.push(choice);
+                let goes_on = on_token(choice.token);
+                if result.is_done(asked, choice.token, options) || !goes_on {
+                    active[slot] = waiting.next().map(Active::new);
                 }
             }
         }
-        results
+        Ok(results)
     }
 }
 
@@ -241,6 +266,11 @@ struct Request<'a> {
 impl Request<'_> {
     fn capacity(&self) -> usize {
         self.prompt.len() + self.limit
+    }
+
+    /// The number in [0, 1) that picks the next token.
+    fn uniform(&self, so_far: &Generated) -> f64 {
+        self.rng.uniform(self.sample, so_far.tokens.len() as u64)
     }
 }
 
@@ -268,14 +298,19 @@ impl Active {
     }
 }
 
-/// The rows of the next step, and which of them a token follows: one row of every sequence that speaks, and as much of
-/// the prompts as fits.
-fn take_in(
-    active: &mut [Option<Active>],
-    requests: &[Request],
-    results: &[Generated],
-) -> (Vec<Row>, Vec<usize>) {
-    let (mut rows, mut speaking, mut room) = (Vec::new(), Vec::new(), PREFILL);
+/// What goes in next.
+struct Step {
+    rows: Vec<Row>,
+    /// Rows that a token follows.
+    speaking: Vec<usize>,
+    /// Slot and request of each.
+    speakers: Vec<(usize, usize)>,
+}
+
+/// The next step: one row of every sequence that speaks, and as much of the prompts as fits.
+fn take_in(active: &mut [Option<Active>], requests: &[Request], results: &[Generated]) -> Step {
+    let (mut rows, mut room) = (Vec::new(), PREFILL);
+    let (mut speaking, mut speakers) = (Vec::new(), Vec::new());
     for (slot, active) in active.iter_mut().enumerate() {
         let Some(active) = active else { continue };
         let prompt = requests[active.request].prompt.len();
@@ -294,9 +329,14 @@ fn take_in(
         }
         if active.position >= prompt {
             speaking.push(rows.len() - 1);
+            speakers.push((slot, active.request));
         }
     }
-    (rows, speaking)
+    Step {
+        rows,
+        speaking,
+        speakers,
+    }
 }
 
 impl Generated {
@@ -308,21 +348,9 @@ impl Generated {
         }
     }
 
-    fn extend(
-        &mut self,
-        request: &Request,
-        logits: &[f32],
-        options: &GenerateOptions,
-        sampler: &mut Sampler,
-    ) -> u32 {
-        let uniform = request
-            .rng
-            .uniform(request.sample, self.tokens.len() as u64);
-        let token = sampler.choose(logits, &options.sampling, uniform);
-        let log_prob = f64::from(logits[token as usize]) - log_sum_exp(logits);
-        self.tokens.push(token);
-        self.log_probs.push(log_prob as f32);
-        token
+    fn push(&mut self, choice: Choice) {
+        self.tokens.push(choice.token);
+        self.log_probs.push(choice.log_prob);
     }
 
     fn is_done(&mut self, request: &Request, token: u32, options: &GenerateOptions) -> bool {

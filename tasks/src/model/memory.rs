@@ -10,6 +10,7 @@ use super::cuda::{Cuda, WORKSPACE};
 use super::decode::{PREFILL, SLOTS};
 use super::layout::Layout;
 use super::ops::{Matrix, Ops};
+use super::stack::ROWS;
 use super::stack::shape::{Keep, LayerMatrices, Shape, matrix};
 
 /// Bytes of f32.
@@ -108,19 +109,43 @@ pub fn kept_logits(config: &Config, rows: usize, backend: Backend) -> Held {
     }
 }
 
-/// A model that samples on one thread: `sequences` at least, each of `positions` tokens at least.
-pub fn decoding(config: &Config, sequences: usize, positions: usize) -> Held {
+/// A model that samples, on a processor on one thread: `sequences` at least, each of `positions` tokens at least.
+pub fn decoding(config: &Config, sequences: usize, positions: usize, backend: Backend) -> Held {
     let positions = positions.min(config.max_position_embeddings);
     let slots = sequences.min(SLOTS);
-    let cache = 2 * config.num_hidden_layers * slots * config.key_width() * positions;
-    let angles = config.max_position_embeddings * config.head_dim;
     let shape = Shape::of(config);
+    let cache = shape.layers * slots * shape.heads.kept() * positions;
+    let lasting = match backend {
+        Backend::Cpu => FLOAT * decoding_on_cpu(config, &shape, slots, cache),
+        Backend::Gpu(numerics) => {
+            let parameters = config.parameter_count();
+            let step = decoding_on_gpu(config, &shape, cache).bytes(backend);
+            WORKSPACE as u64 + FLOAT * parameters + copy_in(numerics, parameters) + step
+        }
+    };
+    Held {
+        lasting,
+        passing: 0,
+    }
+}
+
+/// Values that a processor holds to sample.
+fn decoding_on_cpu(config: &Config, shape: &Shape, slots: usize, cache: usize) -> u64 {
+    let angles = config.max_position_embeddings * config.head_dim;
     let row = 2 * shape.d + shape.heads.width() + shape.heads.queries() + 3 * shape.f;
     let step = (slots + PREFILL) * row + slots * config.vocab_size;
     let values = config.parameter_count() + Matrices::of(config).packed();
-    Held {
-        lasting: FLOAT * (values + (cache + angles + step) as u64),
-        passing: 0,
+    values + (cache + angles + step) as u64
+}
+
+/// What a card holds to sample, beside weights: a step is as large for one sequence as for many.
+fn decoding_on_gpu(config: &Config, shape: &Shape, cache: usize) -> Activations {
+    let widths = shape.kept_rows().into_iter().chain(shape.step_rows());
+    let step = ROWS * widths.sum::<usize>() + SLOTS * 2 * shape.d;
+    Activations {
+        values: (cache + step) as u64,
+        // Scales of norms; logits, and what is drawn from.
+        numbers: (2 * ROWS + SLOTS * (1 + 2 * config.vocab_size)) as u64,
     }
 }
 
@@ -150,7 +175,7 @@ fn copy_in(numerics: Numerics, parameters: u64) -> u64 {
     }
 }
 
-/// Values of a pass: in the format of the backend, and in f32.
+/// Values of a pass, or of a step of generation: in the format of the backend, and in f32.
 struct Activations {
     values: u64,
     numbers: u64,

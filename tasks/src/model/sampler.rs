@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cpu::row;
+use super::cpu::{log_sum_exp, row};
 
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,14 @@ impl Sampling {
     };
 }
 
+/// A token that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    pub token: u32,
+    /// `ln p` of it under the model itself: temperature 1, nothing cut.
+    pub log_prob: f32,
+}
+
 /// Scratch of a sampler.
 #[derive(Default)]
 pub struct Sampler {
@@ -70,6 +78,26 @@ impl Sampler {
             }
         }
         last as u32
+    }
+
+    /// The same for every row of `logits [n, V]`, with its number of `uniform [n]`.
+    pub fn choose_all(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Vec<Choice> {
+        let vocabulary = logits.len() / uniform.len().max(1);
+        let rows = logits.chunks_exact(vocabulary.max(1));
+        let choice = |(logits, uniform): (&[f32], &f64)| {
+            let token = self.choose(logits, sampling, *uniform);
+            let log_prob = f64::from(logits[token as usize]) - log_sum_exp(logits);
+            Choice {
+                token,
+                log_prob: log_prob as f32,
+            }
+        };
+        rows.zip(uniform).map(choice).collect()
     }
 
     /// The distribution that is drawn from.

@@ -3,6 +3,7 @@
 //! It owns the memory of a model on its device: weights, gradients, moments, and what a forward pass leaves for
 //! backward. It knows no device and no losses: a head calls the caller with logits and takes back their gradient.
 
+mod decode;
 mod layer;
 mod logits;
 pub(super) mod shape;
@@ -16,20 +17,20 @@ use super::config::Config;
 use super::core::{Engine, HeadFn, Logits, Observer, Site};
 use super::error::ModelError;
 use super::layout::Layout;
-use super::ops::{Into, Matrix, Ops};
+use super::ops::{Into, Ops};
 use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
 use super::rope::RopeTable;
+pub(super) use decode::{Decoding, ROWS};
 use layer::{Activations, Gradients, OnLayer};
 use logits::OnDevice;
-use shape::{Keep, LayerMatrices, Shape, matrix};
+use shape::{Keep, Matrices, Shape};
 
 /// One model on one device.
 pub(super) struct Stack<O: Ops> {
     ops: O,
     layout: Layout,
     shape: Shape,
-    matrices: Vec<LayerMatrices>,
-    head_matrix: Matrix,
+    matrices: Matrices,
     weights: O::Weights,
     /// As long as the weights once there was anything to differentiate.
     grads: O::Buffer,
@@ -81,18 +82,10 @@ impl<O: Ops> Stack<O> {
         let layout = Layout::new(config);
         assert_eq!(weights.len(), layout.len(), "weights of another model");
         let shape = Shape::of(config);
-        let matrices: Vec<LayerMatrices> = (0..shape.layers)
-            .map(|layer| LayerMatrices::of(layout.layer(layer), &shape))
-            .collect();
-        let head_matrix = matrix(&layout.head(), shape.d);
-        let all: Vec<Matrix> = (matrices.iter())
-            .flat_map(LayerMatrices::all)
-            .chain([&head_matrix])
-            .cloned()
-            .collect();
+        let matrices = Matrices::of(&layout, &shape);
         let none = || ops.zeros(0);
         Self {
-            weights: ops.weights(&all, weights),
+            weights: ops.weights(&matrices.all(), weights),
             grads: none(),
             optimizer: None,
             rope: Arc::new(RopeTable::new(config)),
@@ -116,7 +109,6 @@ impl<O: Ops> Stack<O> {
             layout,
             shape,
             matrices,
-            head_matrix,
             ops,
         }
     }
@@ -176,7 +168,7 @@ impl<O: Ops> Stack<O> {
         let values = O::values(&self.weights);
         let table = O::view(values, self.layout.embedding());
         ops.embed(O::view_mut(&mut self.streams[0], 0..n * d), table, places);
-        for layer in 0..self.matrices.len() {
+        for layer in 0..self.shape.layers {
             let streams = [layer, layer + 1].map(|at| at % self.streams.len());
             let [input, output] = (self.streams.get_disjoint_mut(streams)).expect("two streams");
             let on = OnLayer {
@@ -185,7 +177,7 @@ impl<O: Ops> Stack<O> {
                 n,
                 weights: &self.weights,
                 ranges: self.layout.layer(layer),
-                matrices: &self.matrices[layer],
+                matrices: &self.matrices.layers[layer],
                 places,
             };
             let kept = &mut self.layers[layer % self.shape.layers_held(keep)];
@@ -204,7 +196,7 @@ impl<O: Ops> Stack<O> {
                 }
             }
         }
-        let last = self.matrices.len() % self.streams.len();
+        let last = self.shape.layers % self.streams.len();
         ops.rms_norm(
             O::view_mut(&mut self.hidden, 0..n * d),
             O::view_mut(&mut self.hidden_scale, 0..n),
@@ -221,7 +213,7 @@ impl<O: Ops> Stack<O> {
         loss: &mut dyn FnMut(&mut dyn Logits),
     ) {
         let (ops, n, d) = (&self.ops, rows.len(), self.shape.d);
-        let outputs = self.head_matrix.outputs;
+        let outputs = self.matrices.head.outputs;
         let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let indices = ops.indices(&indices);
         let head = &mut self.head;
@@ -237,7 +229,7 @@ impl<O: Ops> Stack<O> {
             Into::Replace,
             O::view(&head.rows, 0..n * d),
             &self.weights,
-            &self.head_matrix,
+            &self.matrices.head,
         );
         loss(&mut OnDevice {
             ops,
@@ -252,7 +244,7 @@ impl<O: Ops> Stack<O> {
             Into::Replace,
             O::view(&head.logits, 0..n * outputs),
             &self.weights,
-            &self.head_matrix,
+            &self.matrices.head,
         );
         ops.gather_backward(
             O::view_mut(&mut self.d_hidden, 0..self.n * d),
@@ -260,7 +252,7 @@ impl<O: Ops> Stack<O> {
             &indices,
         );
         ops.linear_dw(
-            O::view_mut(&mut self.grads, self.head_matrix.range.clone()),
+            O::view_mut(&mut self.grads, self.matrices.head.range.clone()),
             O::view(&head.logits, 0..n * outputs),
             O::view(&head.rows, 0..n * d),
             d,
@@ -280,24 +272,24 @@ impl<O: Ops> Stack<O> {
             O::view_mut(&mut back.stream, 0..n * d),
             O::view_mut(&mut self.grads, self.layout.norm()),
             O::view(&self.d_hidden, 0..n * d),
-            O::view(&self.streams[self.matrices.len()], 0..n * d),
+            O::view(&self.streams[self.shape.layers], 0..n * d),
             O::view(O::values(&self.weights), self.layout.norm()),
             O::view(&self.hidden_scale, 0..n),
         );
-        for layer in (0..self.matrices.len()).rev() {
+        for layer in (0..self.shape.layers).rev() {
             let on = OnLayer {
                 ops,
                 shape: self.shape,
                 n,
                 weights: &self.weights,
                 ranges: self.layout.layer(layer),
-                matrices: &self.matrices[layer],
+                matrices: &self.matrices.layers[layer],
                 places,
             };
             let input = &self.streams[layer];
             let kept = &mut self.layers[layer % self.shape.layers_held(keep)];
             // Of the last layer everything is still there.
-            if keep == Keep::Streams && layer + 1 < self.matrices.len() {
+            if keep == Keep::Streams && layer + 1 < self.shape.layers {
                 on.activate(kept, input);
             }
             on.backward(back, &mut self.grads, &mut self.act, kept, input);

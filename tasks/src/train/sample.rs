@@ -147,7 +147,8 @@ impl TaskKind for Sample {
             let config = model.and_then(|model| facts::to_config(model, Head::Language));
             let sequences = params.k.saturating_mul(prompts.unwrap_or(1) as usize);
             let positions = params.max_new_tokens.unwrap_or(0);
-            let memory = config.map(|config| decoding(&config, sequences, positions));
+            let backend = facts::backend(known, Numerics::F32);
+            let memory = config.map(|config| decoding(&config, sequences, positions, backend));
             let cost = facts::forward(model, None, memory);
             facts::prediction(cost, [("samples", samples)])
         })
@@ -160,7 +161,7 @@ impl TaskKind for Sample {
         let options = options(&params, &model.config.eos_token_id)?;
         let prompts = prompts(&params, context, &tokenizer)?;
         let device = steps::device(context, Numerics::F32)?;
-        let decoder = Decoder::new(&model)?;
+        let decoder = Decoder::new(&model, &device)?;
         let mut journal = Journal::open(context)?;
         let mut done = journal.read(&prompts);
         while done.len() < prompts.len() {
@@ -171,7 +172,7 @@ impl TaskKind for Sample {
             }
             let group = &prompts[done.len()..prompts.len().min(done.len() + GROUP)];
             let ids: Vec<Vec<u32>> = group.iter().map(|(_, ids)| ids.clone()).collect();
-            let generated = decoder.generate(&ids, &options, &device)?;
+            let generated = decoder.generate(&ids, &options)?;
             for ((record, ids), responses) in group.iter().zip(generated.chunks(params.k)) {
                 let sampled = SampledPrompt {
                     prompt: params.first + done.len(),

@@ -208,22 +208,26 @@ fn matches(pattern: &str, id: &str) -> bool {
 }
 
 thread_local! {
-    /// Whether the cores of this test stand on a card.
+    /// Whether this test computes on a card.
     static ON_GPU: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Runs cases with every core on the first card.
+/// Runs cases on the first card.
 pub fn on_gpu(work: impl FnOnce()) {
     ON_GPU.set(true);
     work();
     ON_GPU.set(false);
 }
 
-/// A core where those of this test stand.
-pub fn core_of(model: &Model) -> Core {
+/// Where this test computes.
+pub fn device() -> Device {
     let name = if ON_GPU.get() { "gpu" } else { "cpu" };
-    let device = Device::open(name, 2).expect("a device");
-    Core::new(model.clone(), &device).expect("a core")
+    Device::open(name, 2).expect("a device")
+}
+
+/// A core there.
+pub fn core_of(model: &Model) -> Core {
+    Core::new(model.clone(), &device()).expect("a core")
 }
 
 pub fn global_norm(values: &[f32]) -> f64 {

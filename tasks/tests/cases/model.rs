@@ -9,12 +9,12 @@ use kbuild_tasks::model::rope::{RopeTable, inverse_frequencies};
 use kbuild_tasks::model::sampler::Sampler;
 use kbuild_tasks::model::schedule::Ramp;
 use kbuild_tasks::model::{
-    AdamW, AdamWOptions, Batch, Config, Core, Device, Finish, GenerateOptions, Llama3Scaling,
-    Model, Sampling, Schedule, generate,
+    AdamW, AdamWOptions, Batch, Config, Core, Finish, GenerateOptions, Llama3Scaling, Model,
+    Sampling, Schedule, generate,
 };
 use serde_json::Value;
 
-use super::{Case, Vectors, core_of, global_norm};
+use super::{Case, Vectors, core_of, device, global_norm};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -385,7 +385,7 @@ fn tiny_config() -> Config {
 fn greedy(vectors: &Vectors) {
     let cases = vectors.json("generate/generate.json")["greedy"].clone();
     let cases = cases.as_array().expect("cases");
-    let device = Device::cpu(1).expect("a thread");
+    let device = device();
     for case in cases {
         let model = Model::load(&vectors.path(case["model"].as_str().expect("a model")))
             .expect("the model loads");
@@ -424,7 +424,7 @@ fn stop(vectors: &Vectors) {
         ..GenerateOptions::default()
     };
     let prompts = [tokens(&case["prompt_ids"])];
-    let device = Device::cpu(1).expect("a thread");
+    let device = device();
     let found = generate(&model, &prompts, &options, &device).expect("the prompt fits");
     assert_eq!(found[0].tokens, tokens(&case["new_ids"]));
     assert_eq!(found[0].finish, Finish::Stop);

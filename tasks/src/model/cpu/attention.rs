@@ -48,7 +48,7 @@ impl Heads {
     }
 
     /// Their columns in a row of queries, or of the output.
-    fn queries_of(&self, group: usize) -> Range<usize> {
+    pub(super) fn queries_of(&self, group: usize) -> Range<usize> {
         let heads = self.heads_of(group);
         heads.start * self.head_dim..heads.end * self.head_dim
     }

@@ -9,18 +9,14 @@ use super::packed::Panels;
 use super::product::{Left, Right, multiply_in_pieces};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
+use crate::model::batch::Row;
 use crate::model::config::Config;
+use crate::model::decode::{Steps, Weights};
+use crate::model::error::ModelError;
 use crate::model::layout::Layout;
-use crate::model::ops::Into;
+use crate::model::ops::{Heads, Into};
 use crate::model::rope::RopeTable;
-
-/// A token that is fed to a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    pub slot: usize,
-    pub token: u32,
-    pub position: usize,
-}
+use crate::model::sampler::{Choice, Sampler, Sampling};
 
 /// Weights in the order in which decoding reads them.
 pub struct DecodeWeights<'a> {
@@ -68,8 +64,15 @@ impl<'a> DecodeWeights<'a> {
     }
 }
 
+impl Weights for DecodeWeights<'_> {
+    fn slots(&self, count: usize, capacity: usize) -> Box<dyn Steps + '_> {
+        Box::new(Slots::new(self, count, capacity))
+    }
+}
+
 /// Caches of some sequences, and the buffers of a step.
-pub struct Slots {
+struct Slots<'a> {
+    weights: &'a DecodeWeights<'a>,
     count: usize,
     /// Positions that a slot holds.
     capacity: usize,
@@ -86,14 +89,15 @@ pub struct Slots {
     act: Vec<f32>,
     scores: Vec<f32>,
     logits: Vec<f32>,
+    sampler: Sampler,
 }
 
-impl Slots {
-    /// Room for `count` sequences of at most `capacity` tokens.
-    pub fn new(config: &Config, count: usize, capacity: usize) -> Self {
-        let zeros = |len: usize| vec![0.0; len];
+impl<'a> Slots<'a> {
+    fn new(weights: &'a DecodeWeights<'a>, count: usize, capacity: usize) -> Self {
+        let (config, zeros) = (&weights.config, |len: usize| vec![0.0; len]);
         let cache = config.num_hidden_layers * count * config.key_width() * capacity;
         Self {
+            weights,
             count,
             capacity,
             keys: zeros(cache),
@@ -107,11 +111,14 @@ impl Slots {
             act: Vec::new(),
             scores: zeros(capacity),
             logits: Vec::new(),
+            sampler: Sampler::default(),
         }
     }
+}
 
-    /// Feeds rows; those of one slot in the order of their positions.
-    pub fn step(&mut self, weights: &DecodeWeights, rows: &[Row]) {
+impl Steps for Slots<'_> {
+    fn step(&mut self, rows: &[Row]) {
+        let weights = self.weights;
         let config = &weights.config;
         let (n, eps) = (rows.len(), config.rms_norm_eps as f32);
         let (d, f, queries) = (
@@ -143,7 +150,7 @@ impl Slots {
                 eps,
             );
             product(&mut self.qkv, &self.normed, &w.qkv, d, width, Into::Replace);
-            self.attend(weights, layer, rows);
+            self.attend(layer, rows);
             product(&mut self.x, &self.attended, &w.o, queries, d, Into::Add);
             norm::forward(&mut self.normed, &mut self.scale, &self.x, w.post_norm, eps);
             product(
@@ -159,8 +166,21 @@ impl Slots {
         }
     }
 
+    fn choose(
+        &mut self,
+        rows: &[usize],
+        sampling: &Sampling,
+        uniform: &[f64],
+    ) -> Result<Vec<Choice>, ModelError> {
+        self.speak(rows);
+        Ok((self.sampler).choose_all(&self.logits, sampling, uniform))
+    }
+}
+
+impl Slots<'_> {
     /// Logits `[n, V]` of some rows of the last step.
-    pub fn logits(&mut self, weights: &DecodeWeights, rows: &[usize]) -> &[f32] {
+    fn speak(&mut self, rows: &[usize]) {
+        let weights = self.weights;
         let (d, v) = (weights.config.hidden_size, weights.config.vocab_size);
         let eps = weights.config.rms_norm_eps as f32;
         let chosen: Vec<f32> = (rows.iter())
@@ -185,10 +205,10 @@ impl Slots {
             v,
             Into::Replace,
         );
-        &self.logits
     }
 
-    fn attend(&mut self, weights: &DecodeWeights, layer: usize, rows: &[Row]) {
+    fn attend(&mut self, layer: usize, rows: &[Row]) {
+        let weights = self.weights;
         let config = &weights.config;
         let (hd, per_group) = (config.head_dim, config.heads_per_group());
         let (queries, keys) = (config.query_width(), config.key_width());
@@ -231,6 +251,26 @@ fn product(y: &mut [f32], x: &[f32], panels: &Panels, inputs: usize, outputs: us
         Right::Panels(panels),
         inputs,
     );
+}
+
+/// The queries `[H hd]` of one row against what a cache holds of its sequence, rows of `[2G hd]`.
+pub fn attend(out: &mut [f32], queries: &[f32], cache: &[f32], heads: Heads) {
+    let hd = heads.head_dim;
+    let mut scores = vec![0.0; cache.len() / heads.kept()];
+    let columns = |first: usize| -> Vec<f32> {
+        let rows = cache.chunks_exact(heads.kept());
+        rows.flat_map(|row| &row[first..first + hd])
+            .copied()
+            .collect()
+    };
+    for group in 0..heads.groups {
+        let (keys, values) = (columns(group * hd), columns((heads.groups + group) * hd));
+        let own = heads.queries_of(group);
+        let all = out[own.clone()].chunks_exact_mut(hd);
+        for (out, query) in all.zip(queries[own].chunks_exact(hd)) {
+            attend_row(out, &mut scores, query, &keys, &values, heads.scale());
+        }
+    }
 }
 
 /// One query against its whole prefix: `keys`, `values` `[t, hd]`, `scores [t]` is scratch.

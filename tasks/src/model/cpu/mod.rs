@@ -28,11 +28,12 @@ use std::time::Instant;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::batch::Batch;
+use super::batch::{Batch, Row};
 use super::error::ModelError;
 use super::loss::{Distillation, Sums};
 use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use super::rope::RopeTable;
+use super::sampler::{Choice, Sampler, Sampling};
 pub(super) use losses::log_sum_exp;
 
 use chunks::{REDUCTION_CHUNK, ROWS, ordered_sum};
@@ -109,12 +110,23 @@ impl Weights {
     }
 }
 
-/// Where the tokens of a batch stand.
+/// Where tokens stand.
 pub struct Places {
     tokens: Vec<u32>,
     positions: Vec<u32>,
+    /// Of the sequences of a batch.
     ends: Vec<usize>,
+    /// First row of the slot of every token, in a cache.
+    starts: Vec<usize>,
     rope: Arc<RopeTable>,
+}
+
+impl Places {
+    /// Of every token, the rows of a cache that its sequence has up to itself.
+    fn in_cache(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let tokens = self.starts.iter().zip(&self.positions);
+        tokens.map(|(start, position)| *start..*start + *position as usize + 1)
+    }
 }
 
 impl Ops for Cpu {
@@ -189,6 +201,17 @@ impl Ops for Cpu {
                 .flat_map(|rows| 0..rows.len() as u32)
                 .collect(),
             ends: batch.ends.clone(),
+            starts: Vec::new(),
+            rope: Arc::clone(rope),
+        }
+    }
+
+    fn places_in_cache(&self, rows: &[Row], capacity: usize, rope: &Arc<RopeTable>) -> Places {
+        Places {
+            tokens: rows.iter().map(|row| row.token).collect(),
+            positions: rows.iter().map(|row| row.position as u32).collect(),
+            ends: Vec::new(),
+            starts: rows.iter().map(|row| row.slot * capacity).collect(),
             rope: Arc::clone(rope),
         }
     }
@@ -323,6 +346,30 @@ impl Ops for Cpu {
         attention::backward(d_qkv, d_out, out, lse, qkv, heads, &places.ends);
     }
 
+    fn append(&self, cache: &mut [f32], qkv: &[f32], heads: Heads, places: &Places) {
+        let rows = qkv.chunks_exact(heads.width()).zip(places.in_cache());
+        for (row, kept) in rows {
+            let at = (kept.end - 1) * heads.kept()..kept.end * heads.kept();
+            cache[at].copy_from_slice(&row[heads.queries()..]);
+        }
+    }
+
+    fn attention_in_cache(
+        &self,
+        out: &mut [f32],
+        qkv: &[f32],
+        cache: &[f32],
+        heads: Heads,
+        places: &Places,
+    ) {
+        let rows = out.chunks_exact_mut(heads.queries());
+        let rows = rows.zip(qkv.chunks_exact(heads.width()));
+        for ((out, qkv), kept) in rows.zip(places.in_cache()) {
+            let kept = kept.start * heads.kept()..kept.end * heads.kept();
+            decode::attend(out, &qkv[..heads.queries()], &cache[kept], heads);
+        }
+    }
+
     fn cross_entropy(
         &self,
         logits: &mut [f32],
@@ -352,6 +399,10 @@ impl Ops for Cpu {
 
     fn log_probability_gradient(&self, logits: &mut [f32], targets: &[u32], coefficients: &[f64]) {
         losses::log_probability_gradient(logits, targets, coefficients);
+    }
+
+    fn sample(&self, logits: &[f32], sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        Sampler::default().choose_all(logits, sampling, uniform)
     }
 
     fn sum_of_squares(&self, x: &[f32]) -> f64 {

@@ -260,7 +260,7 @@ impl Gpu {
             None => Ok(()),
             Some(message) if message.contains("OUT_OF_MEMORY") => Err(ModelError::invalid(
                 format!("the GPU has too little memory ({message})"),
-                "lower `micro_batch_tokens`, or run with `device = \"cpu\"`",
+                "lower `micro_batch_tokens`, or `max_new_tokens` where it samples, or run with `device = \"cpu\"`",
             )),
             Some(message) => Err(ModelError::invalid(
                 format!("the GPU failed: {message}"),

@@ -74,6 +74,8 @@ pairs! {
     ATTENTION_DELTA = "attention_delta" [P, P, P, 4, 4];
     ATTENTION_BACKWARD_QUERIES = "attention_backward_queries" [P, P, P, P, P, P, HEADS];
     ATTENTION_BACKWARD_KEYS = "attention_backward_keys" [P, P, P, P, P, P, HEADS];
+    APPEND = "append" [P, P, P, HEADS];
+    ATTENTION_IN_CACHE = "attention_in_cache" [P, P, P, P, HEADS];
     CROSS_ENTROPY = "cross_entropy" [P, P, P, P, 4, 4, 4, 4];
     DISTILLATION = "distillation" [P, P, P, P, 4, 4, 4, 4, 4];
     MATMUL = "matmul" [P, P, P, P, PRODUCT];

@@ -18,11 +18,12 @@ use super::blas::{Element, Product};
 use super::driver::{Address, Argument, Gpu, Memory, Plain};
 use super::kernels::{self, Kernel};
 use super::places::{self, Grouped};
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::ops::{AdamWStep, Heads, Into, Matrix, Ops};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampling};
 pub use attention::WIDEST_HEAD;
 use attention::{Attention, FLASH_SHARED, FLASH_TILE, TILE, shape};
 
@@ -62,22 +63,51 @@ pub struct Weights {
     copy: Option<Memory>,
 }
 
-/// Tables of a batch.
+/// Tables of rows.
 pub struct Places {
     n: usize,
-    longest: usize,
-    /// Angles of all positions, a half head each.
-    angles: usize,
     tokens: Memory,
-    positions: Memory,
+    /// Which of the angles each row is turned by, and how many that takes.
+    turns: Memory,
+    turned: usize,
+    /// Angles in all, a half head each.
+    angles: usize,
     cosines: Memory,
     sines: Memory,
+    stand: Stand,
+}
+
+/// Where rows stand.
+enum Stand {
+    InBatch(Sequences),
+    /// `[n, 2]`: in which row of the cache the slot of each row begins, and its position there.
+    InCache(Memory),
+}
+
+/// Tables of the sequences of a batch.
+struct Sequences {
     tiles: Tiles,
     flash_tiles: Tiles,
     order: Memory,
     short: Tiles,
     pieces: Tiles,
     long: Tiles,
+}
+
+impl Places {
+    fn sequences(&self) -> &Sequences {
+        match &self.stand {
+            Stand::InBatch(sequences) => sequences,
+            Stand::InCache(_) => unreachable!("an operation on sequences, places of a cache"),
+        }
+    }
+
+    fn in_cache(&self) -> Address {
+        match &self.stand {
+            Stand::InCache(rows) => rows.address,
+            Stand::InBatch(_) => unreachable!("an operation on a cache, places of a batch"),
+        }
+    }
 }
 
 /// A table of three numbers a row.
@@ -162,12 +192,12 @@ impl Cuda {
     fn turn(&self, rows: Span, heads: Heads, places: &Places, direction: f32) {
         let n = rows.len / heads.width();
         assert!(
-            places.angles >= places.longest * (heads.head_dim / 2),
+            places.angles >= places.turned * (heads.head_dim / 2),
             "angles of every position"
         );
         let arguments = [
             rows.address.into(),
-            places.positions.address.into(),
+            places.turns.address.into(),
             places.cosines.address.into(),
             places.sines.address.into(),
             (heads.width() as u32).into(),
@@ -308,18 +338,41 @@ impl Ops for Cuda {
         let (cosines, sines) = rope.tables(batch.longest());
         Places {
             n: batch.len(),
-            longest: batch.longest(),
-            angles: cosines.len(),
             tokens: self.upload_table(&batch.tokens),
-            positions: self.upload_table(&places::positions(batch)),
+            turns: self.upload_table(&places::positions(batch)),
+            turned: batch.longest(),
+            angles: cosines.len(),
             cosines: self.upload_table(cosines),
             sines: self.upload_table(sines),
-            tiles: self.tiles(&places::tiles(batch, TILE)),
-            flash_tiles: self.tiles(&places::tiles(batch, FLASH_TILE)),
-            order: self.upload_table(&grouped.order),
-            short: self.tiles(&pieces.short),
-            pieces: self.tiles(&pieces.pieces),
-            long: self.tiles(&pieces.long),
+            stand: Stand::InBatch(Sequences {
+                tiles: self.tiles(&places::tiles(batch, TILE)),
+                flash_tiles: self.tiles(&places::tiles(batch, FLASH_TILE)),
+                order: self.upload_table(&grouped.order),
+                short: self.tiles(&pieces.short),
+                pieces: self.tiles(&pieces.pieces),
+                long: self.tiles(&pieces.long),
+            }),
+        }
+    }
+
+    fn places_in_cache(&self, rows: &[Row], capacity: usize, rope: &Arc<RopeTable>) -> Places {
+        let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
+        let turns: Vec<u32> = (0..rows.len() as u32).collect();
+        // The angles of these rows alone: a step is short, tables of all positions are not.
+        let angles = rows.iter().map(|row| rope.at(row.position));
+        let (cosines, sines): (Vec<&[f32]>, Vec<&[f32]>) = angles.unzip();
+        let (cosines, sines) = (cosines.concat(), sines.concat());
+        let stand = |row: &Row| [(row.slot * capacity) as u32, row.position as u32];
+        let stand: Vec<[u32; 2]> = rows.iter().map(stand).collect();
+        Places {
+            n: rows.len(),
+            tokens: self.upload_table(&tokens),
+            turns: self.upload_table(&turns),
+            turned: rows.len(),
+            angles: cosines.len(),
+            cosines: self.upload_table(&cosines),
+            sines: self.upload_table(&sines),
+            stand: Stand::InCache(self.upload_table(stand.as_flattened())),
         }
     }
 
@@ -340,6 +393,7 @@ impl Ops for Cuda {
 
     fn embed_backward(&self, d_table: Span, dx: Span, places: &Places) {
         let width = width(dx.len, places.n);
+        let places = places.sequences();
         let arguments = |groups: &Tiles| {
             [
                 d_table.address.into(),
@@ -597,6 +651,34 @@ impl Ops for Cuda {
         kernels.launch(&self.gpu, kernels.keys, heads.groups, &arguments);
     }
 
+    fn append(&self, cache: Span, qkv: Span, heads: Heads, places: &Places) {
+        assert_eq!(cache.element, qkv.element, "rows of one type");
+        assert_eq!(qkv.len, places.n * heads.width(), "a place for each row");
+        let arguments = [
+            cache.address.into(),
+            qkv.address.into(),
+            places.in_cache().into(),
+            shape(heads),
+        ];
+        self.by_rows(kernels::APPEND.of(qkv.element), places.n, &arguments);
+    }
+
+    fn attention_in_cache(&self, out: Span, qkv: Span, cache: Span, heads: Heads, places: &Places) {
+        assert_eq!(cache.element, qkv.element, "rows of one type");
+        assert_eq!(qkv.len, places.n * heads.width(), "a place for each row");
+        assert_eq!(out.len, places.n * heads.queries(), "a result for each row");
+        let arguments = [
+            out.address.into(),
+            qkv.address.into(),
+            cache.address.into(),
+            places.in_cache().into(),
+            shape(heads),
+        ];
+        let kernel = kernels::ATTENTION_IN_CACHE.of(qkv.element);
+        let grid = (places.n, heads.heads);
+        self.gpu.launch(kernel, grid, THREADS, 0, &arguments);
+    }
+
     fn cross_entropy(
         &self,
         logits: Span,
@@ -670,6 +752,10 @@ impl Ops for Cuda {
             .collect();
         let weights = self.gpu.hand_over("coefficients", &weights);
         self.cross_entropy_rows(logits, targets, weights, 0.0, 0.0, true);
+    }
+
+    fn sample(&self, logits: Span, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        self.choose(logits, sampling, uniform)
     }
 
     fn sum_of_squares(&self, x: Span) -> f64 {

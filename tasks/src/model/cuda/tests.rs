@@ -3,11 +3,11 @@
 //! They need a card (or `kernels/emulate`); where there is none they say so and pass, as `cargo test` must do anywhere.
 
 use super::{Cuda, Element, Gpu};
-use crate::model::ops::Ops;
 use crate::model::optimizer::Rate;
-use crate::model::sampler::{Sampler, Sampling};
+use crate::model::sampler::Sampling;
 use crate::model::{
-    AdamW, AdamWOptions, Batch, Config, Core, Device, Model, ModelError, Numerics, Rng,
+    AdamW, AdamWOptions, Batch, Config, Core, Device, GenerateOptions, Model, ModelError, Numerics,
+    Rng, generate,
 };
 
 /// The value, or the reason why there is none on stderr.
@@ -252,41 +252,32 @@ fn cuda_packs_sequences_without_mixing_them() {
 }
 
 #[test]
-fn cuda_samples_as_the_processor_does() {
-    let Some(cuda) = operations() else { return };
-    let (rows, vocabulary) = (12, 300);
-    let rng = Rng::new(7, "logits");
-    // Steps of a quarter, so that there are ties.
-    let value = |at: usize| (8.0 * rng.normal(0, at as u64)).round() as f32 / 4.0;
-    let logits: Vec<f32> = (0..rows * vocabulary).map(value).collect();
-    let uniform: Vec<f64> = (0..rows as u64).map(|row| rng.uniform(1, row)).collect();
-    let buffer = cuda.upload(logits.clone());
-    let view = Cuda::view(&buffer, 0..rows * vocabulary);
-    let own = Sampling::default();
-    for sampling in [
-        Sampling::GREEDY,
-        own,
-        Sampling {
-            temperature: 0.7,
-            top_k: 9,
-            ..own
-        },
-        Sampling { top_p: 0.8, ..own },
-        Sampling {
-            temperature: 1.5,
-            top_k: 50,
-            top_p: 0.9,
-            min_p: 0.05,
-        },
-    ] {
-        let (tokens, log_probs) = cuda.sample(view, &sampling, &uniform);
-        cuda.sync().expect("the card works");
-        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-            let expected = Sampler::default().choose(logits, &sampling, uniform[row]);
-            assert_eq!(tokens[row], expected, "row {row} of {sampling:?}");
-            let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
-            let log_prob = f64::from(logits[expected as usize]) - total.ln();
-            assert!((f64::from(log_probs[row]) - log_prob).abs() < 1e-5);
+fn cuda_generates_as_the_processor_does() {
+    for (numerics, bound) in [(Numerics::F32, 1e-4), (Numerics::Bf16, 3e-2)] {
+        let Some(gpu) = device(numerics) else { return };
+        for config in [odd(), even()] {
+            let model = Model::init(&config, 5).expect("a model");
+            let lengths = [3, 12];
+            let batch = batch(&config, &lengths);
+            let prompts: Vec<Vec<u32>> = batch
+                .sequences()
+                .map(|rows| batch.tokens[rows].to_vec())
+                .collect();
+            let options = GenerateOptions {
+                max_new_tokens: 5,
+                sampling: Sampling::GREEDY,
+                ..GenerateOptions::default()
+            };
+            let found = generate(&model, &prompts, &options, &gpu).expect("prompts fit");
+            let alone = generate(&model, &prompts[1..], &options, &gpu).expect("the prompt fits");
+            assert_eq!(alone, found[1..]);
+            let expected = generate(&model, &prompts, &options, &processor()).expect("prompts fit");
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.tokens, expected.tokens);
+                for (found, expected) in found.log_probs.iter().zip(&expected.log_probs) {
+                    assert!((found - expected).abs() < bound, "{found} {expected}");
+                }
+            }
         }
     }
 }

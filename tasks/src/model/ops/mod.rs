@@ -22,10 +22,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::batch::Batch;
+use super::batch::{Batch, Row};
 use super::error::ModelError;
 use super::loss::{Distillation, Sums};
 use super::rope::RopeTable;
+use super::sampler::{Choice, Sampling};
 
 /// A matrix `[outputs, inputs]` in an arena of weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,11 @@ impl Heads {
     /// `(H + 2G) hd`
     pub fn width(&self) -> usize {
         (self.heads + 2 * self.groups) * self.head_dim
+    }
+
+    /// `2G hd`: the columns that a cache keeps, keys and values.
+    pub fn kept(&self) -> usize {
+        2 * self.groups * self.head_dim
     }
 
     /// `1 / sqrt(hd)`
@@ -100,7 +106,7 @@ pub trait Ops: Clone + Send + Sync + 'static {
     type ViewMut<'a>;
     /// An arena of weights, with whatever form of it products read best (packed, bf16).
     type Weights: Send + Sync;
-    /// Where the tokens of a batch stand: ids, positions, sequences, angles.
+    /// Where tokens stand, of a batch or in a cache: ids, positions, sequences, angles.
     type Places: Send + Sync;
     /// Row numbers or token ids.
     type Indices: Send + Sync;
@@ -137,6 +143,9 @@ pub trait Ops: Clone + Send + Sync + 'static {
     fn indices(&self, values: &[u32]) -> Self::Indices;
     /// `rope` holds the angles of at least `batch.longest()` positions.
     fn places(&self, batch: &Batch, rope: &Arc<RopeTable>) -> Self::Places;
+    /// Places of rows in a cache whose slots have `capacity` rows each. `rope` holds the angles of their positions.
+    fn places_in_cache(&self, rows: &[Row], capacity: usize, rope: &Arc<RopeTable>)
+    -> Self::Places;
     /// Waits for everything; the first error since the last call.
     fn sync(&self) -> Result<(), ModelError>;
     /// Runs a series of operations from where they start fastest.
@@ -244,6 +253,26 @@ pub trait Ops: Clone + Send + Sync + 'static {
         places: &Self::Places,
     );
 
+    /// Puts the keys and values of `qkv [N, (H + 2G) hd]`, after RoPE, into `cache [slots · capacity, 2G hd]`: its last
+    /// columns, each row at its place. Here and in the next, places are those of [`Ops::places_in_cache`].
+    fn append(
+        &self,
+        cache: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    );
+    /// [`Ops::attention`] to what a cache holds: `out [N, H hd]` from the queries of `qkv [N, (H + 2G) hd]`, each over
+    /// the rows of its slot up to its own position.
+    fn attention_in_cache(
+        &self,
+        out: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        cache: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    );
+
     // Losses over `logits [n, V]`, one target a row.
 
     /// Cross entropy with z-loss. With `gradient`, logits become `weight · d(CE + z_loss (ln Z)²)`; else they stay.
@@ -275,6 +304,12 @@ pub trait Ops: Clone + Send + Sync + 'static {
         targets: &[u32],
         coefficients: &[f64],
     );
+
+    // Choice.
+
+    /// A token for every row of `logits [n, V]`, which are f32: the one that the row's number of `uniform [n]`, in [0, 1),
+    /// picks. See [`Sampler`](super::sampler::Sampler).
+    fn sample(&self, logits: Self::View<'_>, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice>;
 
     // Optimiser.
 

@@ -6,27 +6,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{AdamWStep, Heads, Into, Matrix, Ops};
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampler, Sampling};
 
 /// The reference backend.
 #[derive(Clone)]
 pub struct Plain;
 
-/// Tokens of a batch with their sequences.
+/// Tokens with their sequences.
 pub struct Places {
     tokens: Vec<u32>,
-    /// First row of the sequence of every row.
+    positions: Vec<usize>,
+    /// First row of the sequence of every token, in a batch or in a cache.
     starts: Vec<usize>,
     rope: Arc<RopeTable>,
-}
-
-impl Places {
-    fn position(&self, row: usize) -> usize {
-        row - self.starts[row]
-    }
 }
 
 impl Ops for Plain {
@@ -89,7 +85,17 @@ impl Ops for Plain {
         let starts = |rows: Range<usize>| std::iter::repeat_n(rows.start, rows.len());
         Places {
             tokens: batch.tokens.clone(),
+            positions: batch.sequences().flat_map(|rows| 0..rows.len()).collect(),
             starts: batch.sequences().flat_map(starts).collect(),
+            rope: Arc::clone(rope),
+        }
+    }
+
+    fn places_in_cache(&self, rows: &[Row], capacity: usize, rope: &Arc<RopeTable>) -> Places {
+        Places {
+            tokens: rows.iter().map(|row| row.token).collect(),
+            positions: rows.iter().map(|row| row.position).collect(),
+            starts: rows.iter().map(|row| row.slot * capacity).collect(),
             rope: Arc::clone(rope),
         }
     }
@@ -240,23 +246,9 @@ impl Ops for Plain {
         places: &Places,
     ) {
         let at = At { qkv, heads };
-        let hd = heads.head_dim;
-        for i in 0..places.tokens.len() {
-            for h in 0..heads.heads {
-                let keys = places.starts[i]..i + 1;
-                let scores: Vec<f64> = keys.clone().map(|j| at.score(i, j, h)).collect();
-                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
-                let log_sum = largest + total.ln();
-                lse[i * heads.heads + h] = log_sum as f32;
-                for c in 0..hd {
-                    let weighted = keys.clone().zip(&scores);
-                    let all: f64 = weighted
-                        .map(|(j, score)| (score - log_sum).exp() * at.value(j, h, c))
-                        .sum();
-                    out[i * heads.queries() + h * hd + c] = all as f32;
-                }
-            }
+        let rows = out.chunks_exact_mut(heads.queries());
+        for (i, (out, lse)) in rows.zip(lse.chunks_exact_mut(heads.heads)).enumerate() {
+            at.attend(out, lse, i, places.starts[i]);
         }
     }
 
@@ -293,6 +285,33 @@ impl Ops for Plain {
         }
         for (to, from) in d_qkv.iter_mut().zip(total) {
             *to = from as f32;
+        }
+    }
+
+    fn append(&self, cache: &mut [f32], qkv: &[f32], heads: Heads, places: &Places) {
+        for (i, row) in qkv.chunks_exact(heads.width()).enumerate() {
+            let at = places.starts[i] + places.positions[i];
+            let keys_and_values = &row[heads.queries()..];
+            cache[at * heads.kept()..(at + 1) * heads.kept()].copy_from_slice(keys_and_values);
+        }
+    }
+
+    fn attention_in_cache(
+        &self,
+        out: &mut [f32],
+        qkv: &[f32],
+        cache: &[f32],
+        heads: Heads,
+        places: &Places,
+    ) {
+        for (i, out) in out.chunks_exact_mut(heads.queries()).enumerate() {
+            // The sequence as a batch would have it, but that all of its rows ask what the last does.
+            let query = &qkv[i * heads.width()..][..heads.queries()];
+            let rows = cache.chunks_exact(heads.kept()).skip(places.starts[i]);
+            let rows = rows.take(places.positions[i] + 1);
+            let qkv: Vec<f32> = rows.flat_map(|row| [query, row].concat()).collect();
+            let mut lse = vec![0.0; heads.heads];
+            At { qkv: &qkv, heads }.attend(out, &mut lse, places.positions[i], 0);
         }
     }
 
@@ -382,6 +401,10 @@ impl Ops for Plain {
         }
     }
 
+    fn sample(&self, logits: &[f32], sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        Sampler::default().choose_all(logits, sampling, uniform)
+    }
+
     fn sum_of_squares(&self, x: &[f32]) -> f64 {
         sum(x.len(), |i| square(x[i]))
     }
@@ -445,7 +468,7 @@ fn log_sum_exp(row: &[f32], cold: f64) -> f64 {
 fn turn(qkv: &mut [f32], heads: Heads, places: &Places, direction: f32) {
     let (hd, half) = (heads.head_dim, heads.head_dim / 2);
     for i in 0..places.tokens.len() {
-        let (cos, sin) = places.rope.at(places.position(i));
+        let (cos, sin) = places.rope.at(places.positions[i]);
         for head in 0..heads.heads + heads.groups {
             let first = i * heads.width() + head * hd;
             for c in 0..half {
@@ -465,6 +488,25 @@ struct At<'a> {
 }
 
 impl At<'_> {
+    /// `out [H hd]` and `lse [H]` of row `i`, over the rows from `first` to its own.
+    fn attend(&self, out: &mut [f32], lse: &mut [f32], i: usize, first: usize) {
+        let hd = self.heads.head_dim;
+        for (h, (out, lse)) in out.chunks_exact_mut(hd).zip(lse).enumerate() {
+            let scores: Vec<f64> = (first..=i).map(|j| self.score(i, j, h)).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+            let log_sum = largest + total.ln();
+            *lse = log_sum as f32;
+            for (c, out) in out.iter_mut().enumerate() {
+                let weighted = (first..=i).zip(&scores);
+                let all: f64 = weighted
+                    .map(|(j, score)| (score - log_sum).exp() * self.value(j, h, c))
+                    .sum();
+                *out = all as f32;
+            }
+        }
+    }
+
     fn group(&self, head: usize) -> usize {
         head / (self.heads.heads / self.heads.groups)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::plain::Plain;
 use super::*;
+use crate::model::sampler::Sampler;
 use crate::model::{Cpu, Rng};
 
 /// Makes a test of a check that is generic over the backend.
@@ -37,8 +38,8 @@ macro_rules! on_every_backend {
 }
 
 on_every_backend! {
-    memory rows_by_number norms feed_forward products rotations attention_of_sequences cross_entropies
-    distillations log_probabilities updates
+    memory rows_by_number norms feed_forward products rotations attention_of_sequences caches cross_entropies
+    distillations log_probabilities samples updates
 }
 
 fn draw(name: &str, len: usize) -> Vec<f32> {
@@ -105,6 +106,15 @@ fn rows_by_number<O: Ops>(ops: &O) {
     let places = ops.places(&Batch::of([&rows[..3], &rows[3..]]), &rope(2, 8));
     ops.clear(all_mut::<O>(&mut y));
     ops.embed(all_mut::<O>(&mut y), all::<O>(&x), &places);
+    assert_eq!(values(ops, &y), expected);
+    let in_cache = rows.map(|token| Row {
+        slot: 1,
+        token,
+        position: 2,
+    });
+    let of_cache = ops.places_in_cache(&in_cache, 4, &rope(2, 8));
+    ops.clear(all_mut::<O>(&mut y));
+    ops.embed(all_mut::<O>(&mut y), all::<O>(&x), &of_cache);
     assert_eq!(values(ops, &y), expected);
     let mut dx = ops.upload(draw("old", 4 * d));
     ops.embed_backward(all_mut::<O>(&mut dx), all::<O>(&dy), &places);
@@ -297,6 +307,59 @@ fn attention_of_sequences<O: Ops>(ops: &O) {
     }
 }
 
+/// Two sequences that come in pieces, to slots that hold more, against the same two as a batch.
+fn caches<O: Ops>(ops: &O) {
+    const CAPACITY: usize = 80;
+    // Slot and positions of what each step brings.
+    let steps = [
+        vec![(2, 0..33)],
+        vec![(0, 0..1), (2, 33..69)],
+        vec![(2, 69..70), (0, 1..3)],
+    ];
+    for heads in HEADS {
+        let (batch, rope) = (packed(&[70, 3]), rope(heads.head_dim, CAPACITY));
+        let (n, places) = (batch.len(), Plain.places(&batch, &rope));
+        let raw = draw("qkv", n * heads.width());
+        let (mut qkv, mut lse) = (raw.clone(), vec![0.0; n * heads.heads]);
+        let mut expected = vec![0.0; n * heads.queries()];
+        Plain.rope(&mut qkv, heads, &places);
+        Plain.attention(&mut expected, &mut lse, &qkv, heads, &places);
+        // Whatever lies beyond the rows of a sequence, nobody looks at it.
+        let mut cache = ops.upload(vec![f32::NAN; 3 * CAPACITY * heads.kept()]);
+        for step in &steps {
+            let rows_of = |(slot, range): &(usize, Range<usize>)| {
+                let slot = *slot;
+                range.clone().map(move |position| Row {
+                    slot,
+                    token: 0,
+                    position,
+                })
+            };
+            let rows: Vec<Row> = step.iter().flat_map(rows_of).collect();
+            let in_batch = |row: &Row| row.position + if row.slot == 0 { 70 } else { 0 };
+            let of = |all: &[f32], width: usize| -> Vec<f32> {
+                let wide = rows.iter().map(in_batch);
+                wide.flat_map(|row| all[row * width..(row + 1) * width].to_vec())
+                    .collect()
+            };
+            let places = ops.places_in_cache(&rows, CAPACITY, &rope);
+            let mut qkv = ops.upload(of(&raw, heads.width()));
+            let mut out = ops.zeros(rows.len() * heads.queries());
+            ops.rope(all_mut::<O>(&mut qkv), heads, &places);
+            ops.append(all_mut::<O>(&mut cache), all::<O>(&qkv), heads, &places);
+            ops.attention_in_cache(
+                all_mut::<O>(&mut out),
+                all::<O>(&qkv),
+                all::<O>(&cache),
+                heads,
+                &places,
+            );
+            let expected = of(&expected, heads.queries());
+            same(&values(ops, &out), &expected, "attention in a cache");
+        }
+    }
+}
+
 const TARGETS: [u32; 4] = [3, 0, 36, 11];
 const VOCABULARY: usize = 37;
 
@@ -371,6 +434,43 @@ fn log_probabilities<O: Ops>(ops: &O) {
     Plain.log_probability_gradient(&mut x, &TARGETS, &coefficients);
     ops.log_probability_gradient(all_mut::<O>(&mut x2), &TARGETS, &coefficients);
     same(&values(ops, &x2), &x, "log-probability gradient");
+}
+
+fn samples<O: Ops>(ops: &O) {
+    let (rows, vocabulary) = (12, 300);
+    let rng = Rng::new(7, "logits");
+    // Steps of a quarter, so that there are ties.
+    let value = |at: usize| (8.0 * rng.normal(0, at as u64)).round() as f32 / 4.0;
+    let logits: Vec<f32> = (0..rows * vocabulary).map(value).collect();
+    let uniform: Vec<f64> = (0..rows as u64).map(|row| rng.uniform(1, row)).collect();
+    let on_device = ops.upload(logits.clone());
+    let own = Sampling::default();
+    for sampling in [
+        Sampling::GREEDY,
+        own,
+        Sampling {
+            temperature: 0.7,
+            top_k: 9,
+            ..own
+        },
+        Sampling { top_p: 0.8, ..own },
+        Sampling {
+            temperature: 1.5,
+            top_k: 50,
+            top_p: 0.9,
+            min_p: 0.05,
+        },
+    ] {
+        let found = ops.sample(all::<O>(&on_device), &sampling, &uniform);
+        assert_eq!(found.len(), rows);
+        for (row, (found, logits)) in found.iter().zip(logits.chunks(vocabulary)).enumerate() {
+            let expected = Sampler::default().choose(logits, &sampling, uniform[row]);
+            assert_eq!(found.token, expected, "row {row} of {sampling:?}");
+            let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+            let log_prob = f64::from(logits[expected as usize]) - total.ln();
+            close(f64::from(found.log_prob), log_prob, "log-probability");
+        }
+    }
 }
 
 fn updates<O: Ops>(ops: &O) {

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{AdamWStep, Heads, Into, Matrix, Ops};
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
 use crate::model::rope::RopeTable;
+use crate::model::sampler::{Choice, Sampling};
 
 /// Time by the name of an operation.
 pub type Times = Arc<Mutex<BTreeMap<&'static str, Duration>>>;
@@ -107,6 +108,17 @@ impl<O: Ops> Ops for Timed<O> {
 
     fn places(&self, batch: &Batch, rope: &Arc<RopeTable>) -> Self::Places {
         self.timed("places", |ops| ops.places(batch, rope))
+    }
+
+    fn places_in_cache(
+        &self,
+        rows: &[Row],
+        capacity: usize,
+        rope: &Arc<RopeTable>,
+    ) -> Self::Places {
+        self.timed("places_in_cache", |ops| {
+            ops.places_in_cache(rows, capacity, rope)
+        })
     }
 
     fn embed(&self, x: Self::ViewMut<'_>, table: Self::View<'_>, places: &Self::Places) {
@@ -245,6 +257,29 @@ impl<O: Ops> Ops for Timed<O> {
         })
     }
 
+    fn append(
+        &self,
+        cache: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    ) {
+        self.timed("append", |ops| ops.append(cache, qkv, heads, places))
+    }
+
+    fn attention_in_cache(
+        &self,
+        out: Self::ViewMut<'_>,
+        qkv: Self::View<'_>,
+        cache: Self::View<'_>,
+        heads: Heads,
+        places: &Self::Places,
+    ) {
+        self.timed("attention_in_cache", |ops| {
+            ops.attention_in_cache(out, qkv, cache, heads, places)
+        })
+    }
+
     fn cross_entropy(
         &self,
         logits: Self::ViewMut<'_>,
@@ -287,6 +322,10 @@ impl<O: Ops> Ops for Timed<O> {
         self.timed("log_probability_gradient", |ops| {
             ops.log_probability_gradient(logits, targets, coefficients)
         })
+    }
+
+    fn sample(&self, logits: Self::View<'_>, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
+        self.timed("sample", |ops| ops.sample(logits, sampling, uniform))
     }
 
     fn sum_of_squares(&self, x: Self::View<'_>) -> f64 {

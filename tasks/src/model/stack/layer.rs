@@ -135,6 +135,23 @@ impl<O: Ops> OnLayer<'_, O> {
         input: &O::Buffer,
     ) {
         self.activate(kept, input);
+        self.narrow(kept, output, act);
+    }
+
+    /// From what attention gave to the output of the layer.
+    pub fn finish(
+        &self,
+        kept: &mut Activations<O>,
+        output: &mut O::Buffer,
+        act: &mut O::Buffer,
+        input: &O::Buffer,
+    ) {
+        self.widen(kept, input);
+        self.narrow(kept, output, act);
+    }
+
+    /// From the middle of the feed-forward branch to the output of the layer.
+    fn narrow(&self, kept: &Activations<O>, output: &mut O::Buffer, act: &mut O::Buffer) {
         let (ops, Shape { d, f, .. }) = (self.ops, self.shape);
         ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
         ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
@@ -149,25 +166,8 @@ impl<O: Ops> OnLayer<'_, O> {
 
     /// Everything that backward reads of the layer, from its input: what forward leaves, and the same bits.
     pub fn activate(&self, kept: &mut Activations<O>, input: &O::Buffer) {
-        let (ops, weights, of, ranges) = (self.ops, self.weights, self.matrices, self.ranges);
-        let Shape {
-            d, f, eps, heads, ..
-        } = self.shape;
-        ops.rms_norm(
-            self.all_mut(&mut kept.normed, d),
-            self.all_mut(&mut kept.normed_scale, 1),
-            self.all(input, d),
-            self.vector(&ranges.input_norm),
-            eps,
-        );
-        let qkv = self.all_mut(&mut kept.qkv, heads.width());
-        ops.linear(
-            qkv,
-            Into::Replace,
-            self.all(&kept.normed, d),
-            weights,
-            &of.qkv,
-        );
+        let (ops, heads) = (self.ops, self.shape.heads);
+        self.project(kept, input);
         ops.rope(
             self.all_mut(&mut kept.qkv, heads.width()),
             heads,
@@ -180,6 +180,35 @@ impl<O: Ops> OnLayer<'_, O> {
             heads,
             self.places,
         );
+        self.widen(kept, input);
+    }
+
+    /// From the input of the layer to its queries, keys and values, before RoPE.
+    pub fn project(&self, kept: &mut Activations<O>, input: &O::Buffer) {
+        let (ops, heads) = (self.ops, self.shape.heads);
+        let Shape { d, eps, .. } = self.shape;
+        ops.rms_norm(
+            self.all_mut(&mut kept.normed, d),
+            self.all_mut(&mut kept.normed_scale, 1),
+            self.all(input, d),
+            self.vector(&self.ranges.input_norm),
+            eps,
+        );
+        ops.linear(
+            self.all_mut(&mut kept.qkv, heads.width()),
+            Into::Replace,
+            self.all(&kept.normed, d),
+            self.weights,
+            &self.matrices.qkv,
+        );
+    }
+
+    /// From what attention gave to the middle of the feed-forward branch.
+    fn widen(&self, kept: &mut Activations<O>, input: &O::Buffer) {
+        let (ops, weights, of) = (self.ops, self.weights, self.matrices);
+        let Shape {
+            d, f, eps, heads, ..
+        } = self.shape;
         ops.copy(self.all_mut(&mut kept.middle, d), self.all(input, d));
         let attended = self.all(&kept.attended, heads.queries());
         ops.linear(
@@ -193,7 +222,7 @@ impl<O: Ops> OnLayer<'_, O> {
             self.all_mut(&mut kept.post, d),
             self.all_mut(&mut kept.post_scale, 1),
             self.all(&kept.middle, d),
-            self.vector(&ranges.post_norm),
+            self.vector(&self.ranges.post_norm),
             eps,
         );
         let gate_up = self.all_mut(&mut kept.gate_up, 2 * f);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use crate::model::config::Config;
-use crate::model::layout::LayerRanges;
+use crate::model::layout::{LayerRanges, Layout};
 use crate::model::ops::{Heads, Matrix};
 
 /// What a forward pass leaves behind.
@@ -90,9 +90,35 @@ impl Shape {
         [d, d, f, heads.queries(), heads.width()]
     }
 
+    /// Rows of a step of generation, beside those of a layer: both residual streams, input of the last product.
+    pub fn step_rows(&self) -> [usize; 3] {
+        [self.d, self.d, self.f]
+    }
+
     /// Rows of a chunk at a head with so many outputs.
     pub fn head_rows(&self, outputs: usize, gradient: bool) -> [usize; 3] {
         [self.d, outputs, if gradient { self.d } else { 0 }]
+    }
+}
+
+/// The matrices of a model.
+pub struct Matrices {
+    pub layers: Vec<LayerMatrices>,
+    pub head: Matrix,
+}
+
+impl Matrices {
+    pub fn of(layout: &Layout, shape: &Shape) -> Self {
+        let of_layer = |layer| LayerMatrices::of(layout.layer(layer), shape);
+        Self {
+            layers: (0..shape.layers).map(of_layer).collect(),
+            head: matrix(&layout.head(), shape.d),
+        }
+    }
+
+    pub fn all(&self) -> Vec<Matrix> {
+        let layers = self.layers.iter().flat_map(LayerMatrices::all);
+        layers.chain([&self.head]).cloned().collect()
     }
 }
 

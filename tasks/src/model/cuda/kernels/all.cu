@@ -8,3 +8,4 @@
 #include "optimizer.cu"
 #include "attention.cu"
 #include "flash.cu"
+#include "cache.cu"

@@ -55,7 +55,7 @@ pub struct Attention<'a> {
 impl<'a> Attention<'a> {
     pub fn of(element: Element, heads: Heads, places: &'a Places) -> Self {
         let flash = |forward, queries, keys| Self {
-            tiles: &places.flash_tiles,
+            tiles: &places.sequences().flash_tiles,
             forward,
             queries,
             keys,
@@ -72,7 +72,7 @@ impl<'a> Attention<'a> {
                 &kernels::FLASH_BACKWARD_KEYS_128,
             ),
             _ => Self {
-                tiles: &places.tiles,
+                tiles: &places.sequences().tiles,
                 forward: kernels::ATTENTION_FORWARD.of(element),
                 queries: kernels::ATTENTION_BACKWARD_QUERIES.of(element),
                 keys: kernels::ATTENTION_BACKWARD_KEYS.of(element),

@@ -5,7 +5,7 @@ use crate::model::cuda::blas::Element;
 use crate::model::cuda::driver::{Address, Argument};
 use crate::model::cuda::kernels;
 use crate::model::loss::Sums;
-use crate::model::sampler::Sampling;
+use crate::model::sampler::{Choice, Sampling};
 
 impl Cuda {
     /// Losses of rows: sums over all of them.
@@ -50,14 +50,8 @@ impl Cuda {
         stats
     }
 
-    /// A token for every row of `logits [n, V]` (f32) as the sampler of the processor chooses it, with its
-    /// log-probability under the model itself. `uniform` has a number in [0, 1) for each row.
-    pub fn sample(
-        &self,
-        logits: Span,
-        sampling: &Sampling,
-        uniform: &[f64],
-    ) -> (Vec<u32>, Vec<f32>) {
+    /// A token for every row of `logits [n, V]`.
+    pub(super) fn choose(&self, logits: Span, sampling: &Sampling, uniform: &[f64]) -> Vec<Choice> {
         assert_eq!(
             logits.element,
             Element::F32,
@@ -83,6 +77,10 @@ impl Cuda {
             ]),
         ];
         self.by_rows(&kernels::SAMPLE, rows, &arguments);
-        (self.gpu.read(tokens, rows), self.gpu.read(log_probs, rows))
+        let tokens = self.gpu.read::<u32>(tokens, rows).into_iter();
+        let chosen = tokens.zip(self.gpu.read::<f32>(log_probs, rows));
+        chosen
+            .map(|(token, log_prob)| Choice { token, log_prob })
+            .collect()
     }
 }
