@@ -21,17 +21,6 @@ pub enum Fact {
     Symbol(String),
 }
 
-impl fmt::Display for Fact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Known(Value::String(text)) => f.write_str(text),
-            Self::Known(value) => write!(f, "{value}"),
-            Self::Bounded { min, max } => write!(f, "{min} to {max}"),
-            Self::Symbol(port) => write!(f, "that of `{port}`"),
-        }
-    }
-}
-
 /// Facts by name. A name that is absent is unknown, never guessed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -370,7 +370,10 @@ mod tests {
     #[test]
     fn what_holds_nobody_knows_what_is_in_the_way_of_removals() {
         let (_directory, store, receipt) = world();
-        assert_eq!(store.all_receipts().unwrap(), [receipt.clone()]);
+        assert_eq!(
+            store.all_receipts().unwrap(),
+            std::slice::from_ref(&receipt)
+        );
         let path = store.receipt_path(&receipt.key);
         let sound = fs::read_to_string(&path).unwrap();
         fs::write(&path, &sound[1..]).unwrap();

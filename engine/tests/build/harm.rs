@@ -99,10 +99,8 @@ fn two_folders(script: &str) -> World {
     fs::remove_dir_all(world.path("project/data")).unwrap();
     for (name, text) in [("one", "111\n"), ("two", "222\n")] {
         world.write(&format!("project/{name}/text.txt"), text);
-        let file = fs::File::options().write(true);
-        let file = file
-            .open(world.path(&format!("project/{name}/text.txt")))
-            .unwrap();
+        let path = world.path(&format!("project/{name}/text.txt"));
+        let file = fs::File::options().write(true).open(path).unwrap();
         let old = SystemTime::now() - Duration::from_secs(3600);
         file.set_modified(old).unwrap();
     }

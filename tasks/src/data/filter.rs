@@ -115,7 +115,7 @@ impl TaskKind for Filter {
         let negative = params
             .thresholds
             .iter()
-            .filter(|(_, value)| !(**value >= 0.0));
+            .filter(|(_, value)| value.is_nan() || **value < 0.0);
         let negative = negative.map(|(rule, value)| {
             Complaint::new(
                 &format!("params.thresholds.{rule}"),

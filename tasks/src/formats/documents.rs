@@ -351,7 +351,11 @@ mod tests {
         assert!(wrong("[{\"text\": \"one\"}]").contains("JSON array"));
         assert!(wrong("[\n  {\"text\": \"one\"}\n]").contains("JSON array"));
         assert!(wrong("cated\"}\n{\"text\": \"two\"}\n").contains("the first is none"));
-        assert!(wrong("PAR1\u{15}").contains("Parquet"));
+        let (folder, _) = shard("");
+        let path = folder.path().join("table.parquet");
+        std::fs::write(&path, "PAR1\u{15}").unwrap();
+        let told = super::read(&path).err().map(|failure| failure.message);
+        assert!(told.unwrap().contains("Parquet"));
     }
 
     #[test]

@@ -71,3 +71,37 @@ pub fn same_samples(a: &ByPrompt, b: &ByPrompt) -> Result<(), Failure> {
         .help("score the same samples twice")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(prompt: Option<&str>, response: Option<&str>) -> ByPrompt {
+        let score = Score {
+            prompt: 3,
+            response: 0,
+            score: 1.0,
+            length: 2,
+            stopped: true,
+            prompt_digest: prompt.map(str::to_owned),
+            response_digest: response.map(str::to_owned),
+        };
+        ByPrompt::from([(3, vec![score])])
+    }
+
+    #[test]
+    fn equal_positions_are_not_equal_prompts() {
+        let own = table(Some("p"), Some("r"));
+        assert!(same_samples(&own, &own).is_ok());
+        assert!(
+            same_samples(&own, &table(None, None)).is_ok(),
+            "nobody says"
+        );
+        let answered = table(Some("p"), Some("s"));
+        assert!(same_prompts(&own, &answered).is_ok());
+        let failure = same_samples(&own, &answered).unwrap_err();
+        assert!(failure.message.contains("other responses"), "{failure}");
+        let failure = same_prompts(&own, &table(Some("q"), Some("r"))).unwrap_err();
+        assert!(failure.message.contains("prompt 3"), "{failure}");
+    }
+}

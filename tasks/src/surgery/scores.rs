@@ -53,8 +53,9 @@ impl Scores {
         }
     }
 
-    /// Checks that the scores are of these very weights, where the file says of which.
+    /// The same, and that they are of these very weights, where the file says of which.
     pub fn check_model(&self, model: &Model) -> Result<(), Failure> {
+        self.fit(&model.config)?;
         match &self.model {
             Some(of) if *of != digest_of(model) => {
                 Err(measured_on("other weights of the same shape"))
@@ -174,5 +175,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), first);
         std::fs::write(&path, &first[..40]).unwrap();
         assert!(Scores::load(&path).unwrap_err().help.contains("importance"));
+    }
+
+    #[test]
+    fn scores_are_of_certain_weights() {
+        let json = r#"{"vocab_size": 8, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2}"#;
+        let config = Config::from_json(json).unwrap();
+        let [one, other] = [1, 2].map(|seed| Model::init(&config, seed).unwrap());
+        let mut scores = super::super::baseline::magnitude(&one).unwrap();
+        assert!(scores.check_model(&other).is_ok(), "nobody says of which");
+        scores.model = Some(digest_of(&one));
+        assert!(scores.check_model(&one).is_ok());
+        let failure = scores.check_model(&other).unwrap_err();
+        assert!(failure.message.contains("other weights"), "{failure}");
     }
 }

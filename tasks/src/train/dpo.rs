@@ -151,7 +151,7 @@ impl TaskKind for Dpo {
         complaints.extend(facts::pairs_complaint(known, "model", "pairs"));
         let reference = known.one("reference");
         let numerics = reference.and_then(|facts| facts.known("numerics"));
-        complaints.extend(numerics_complaint(&params, numerics));
+        complaints.extend(numerics_complaint(params, numerics));
         facts::answer(complaints, || {
             let model = known.one("model").cloned().unwrap_or_default();
             let tokens = facts::sum(known, "pairs", "tokens");

@@ -532,6 +532,7 @@ fn reference_of(vectors: &Vectors, name: &str, pairs: &[TokenPair]) -> PairLogPr
         .unwrap();
     let sums = batch.sums(&tokens);
     PairLogProbabilities {
+        pairs: None,
         chosen: sums.iter().step_by(2).copied().collect(),
         rejected: sums.iter().skip(1).step_by(2).copied().collect(),
     }
@@ -873,7 +874,7 @@ fn online_pairs(vectors: &Vectors) {
         ] {
             // The random word 0 takes the first of the others.
             let found = choose_pair(select, &responses, penalty, 0.0, 0).ok();
-            let found = found.map(|(chosen, rejected)| json!([chosen, rejected]));
+            let found = found.map(|choice| json!([choice.chosen, choice.rejected]));
             assert_eq!(found.unwrap_or(Value::Null), case[name], "{name}");
         }
     }
