@@ -306,7 +306,7 @@ pub fn unharmed<'a>(job: &Job, lent: impl IntoIterator<Item = &'a Lent>) -> Resu
         store.give_up(&lent.blob)?;
     }
     let message = format!(
-        "it wrote to its input `{}`, which belongs to the cache",
+        "its input `{}` was written to while it ran, and belongs to the cache",
         first.label
     );
     Err(Failure::new(FailureClass::Bug, message)

@@ -92,10 +92,20 @@ impl Leash {
         Ok(Self(own))
     }
 
-    /// Whether some process still holds its end.
+    /// Whether some process still holds its end. An attempt that is being started just now holds all that this process
+    /// has open, until it becomes its program: for that moment this waits.
     fn is_held(&self) -> bool {
+        const MOMENTS: [u64; 5] = [50, 100, 200, 400, 800];
         // The end of the pipe is read once nobody can write to it.
-        !matches!(rustix::io::read(&self.0, &mut [0_u8; 1]), Ok(0))
+        let is_over = || matches!(rustix::io::read(&self.0, &mut [0_u8; 1]), Ok(0));
+        let is_over_now = |moment: &u64| {
+            let was_over = is_over();
+            if !was_over {
+                std::thread::sleep(Duration::from_micros(*moment));
+            }
+            was_over
+        };
+        !MOMENTS.iter().any(is_over_now) && !is_over()
     }
 }
 
@@ -129,8 +139,7 @@ pub async fn run(
     let listener = tokio::spawn(listen(child.stdout, speaks, log, events));
     let (status, why) = wait(&mut child.end, pid, timeout, grace, &mut stop).await;
     drop(child.stdin);
-    let is_held = leash.is_held();
-    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark, is_held)).await;
+    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark, leash.is_held())).await;
     ended(explain(status, why, speaks, heard(listener).await))
 }
 
