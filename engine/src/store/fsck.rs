@@ -318,4 +318,15 @@ mod tests {
             "its blob serves nobody now; gc removes it"
         );
     }
+
+    #[test]
+    fn what_was_healed_meanwhile_stays() {
+        let (_directory, store, blob) = world();
+        damage(&store.blob_path(&blob.digest));
+        let found = store.examine().findings;
+        assert_eq!(found.len(), 1);
+        store.keep_bytes(b"content").unwrap();
+        assert!(store.repair(&found).unwrap());
+        assert_eq!(store.verify(&blob), BlobState::Sound);
+    }
 }

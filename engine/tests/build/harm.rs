@@ -166,3 +166,22 @@ async fn what_was_left_elsewhere_goes_while_nobody_else_works() {
     world.build("c").await.complete();
     assert!(!left.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_removal_can_be_interrupted() {
+    let world = chain(r#"cat "$1" > "$2""#);
+    world.build("a").await.complete();
+    let presence = world.open().store.enter().unwrap().unwrap();
+    let wait = || {
+        let waits = || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let stop = watch::Sender::new(Stop::Leave);
+                world.build_with("b", |_| (), stop).await
+            })
+        };
+        std::thread::scope(|scope| scope.spawn(waits).join().unwrap())
+    };
+    let built = presence.alone(wait).unwrap();
+    assert!(built.outcome.is_interrupted() && !built.outcome.is_complete());
+    assert_eq!(built.warnings().len(), 1, "it says what it waits for");
+}
