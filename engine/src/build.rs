@@ -136,7 +136,7 @@ impl Outcome {
 
     /// True when the user asked to stop before everything was done.
     pub fn is_interrupted(&self) -> bool {
-        self.was_asked && (self.states.is_empty() || !self.is_complete())
+        self.was_asked && !self.is_complete()
     }
 }
 

@@ -79,13 +79,8 @@ impl Store {
 
     /// Every receipt that parses, in the order of keys.
     pub fn receipts(&self) -> Vec<Receipt> {
-        let mut files: Vec<PathBuf> = list(&self.root().join("receipts"))
-            .iter()
-            .flat_map(|fan| list(fan))
-            .collect();
-        files.sort_unstable();
+        let files = self.receipt_files().into_iter();
         files
-            .iter()
             .filter_map(|path| parse(&fs::read(path).ok()?).ok())
             .collect()
     }
@@ -94,33 +89,31 @@ impl Store {
     /// holds is not known. A damaged one holds nothing.
     pub(super) fn all_receipts(&self) -> Result<Vec<Receipt>, Error> {
         let mut receipts = Vec::new();
-        for fan in list(&self.root().join("receipts")) {
-            for path in list(&fan) {
-                let bytes = match fs::read(&path) {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                    bytes => bytes.doing("read", &path)?,
-                };
-                match parse(&bytes) {
-                    Ok(receipt) => receipts.push(receipt),
-                    Err(Unusable::Damaged) => {}
-                    Err(other) => return Err(Error::unusable(&path, other.to_string())),
-                }
+        for path in self.receipt_files() {
+            match parse(&fs::read(&path).doing("read", &path)?) {
+                Ok(receipt) => receipts.push(receipt),
+                Err(Unusable::Damaged) => {}
+                Err(other) => return Err(Error::unusable(&path, other.to_string())),
             }
         }
-        receipts.sort_unstable_by_key(|receipt| receipt.key);
         Ok(receipts)
     }
 
     /// Receipt files that cannot be used, and why.
     pub(super) fn unsound_receipts(&self) -> Vec<(PathBuf, String)> {
+        let files = self.receipt_files().into_iter();
+        files
+            .filter_map(|path| Some((self.unsound_receipt(&path)?, path)))
+            .map(|(cause, path)| (path, cause))
+            .collect()
+    }
+
+    /// In the order of keys.
+    fn receipt_files(&self) -> Vec<PathBuf> {
         let fans = list(&self.root().join("receipts"));
         let mut files: Vec<PathBuf> = fans.iter().flat_map(|fan| list(fan)).collect();
         files.sort_unstable();
         files
-            .into_iter()
-            .filter_map(|path| Some((self.unsound_receipt(&path)?, path)))
-            .map(|(cause, path)| (path, cause))
-            .collect()
     }
 
     /// Why a receipt file cannot be used, if it cannot.
