@@ -157,7 +157,7 @@ fn train(config: &Config, length: usize, rows: usize, recompute: bool) {
     }
     let directory = tempfile::tempdir().unwrap();
     core.save(directory.path()).unwrap();
-    let moments = core.moments().unwrap();
+    let moments = core.moments().unwrap().unwrap();
     moments.save(&directory.path().join("state")).unwrap();
 }
 

@@ -22,7 +22,7 @@ use super::batch::Batch;
 use super::config::{Config, Head};
 use super::cpu::Cpu;
 use super::cpu::decode::DecodeWeights;
-use super::cuda::{Cuda, Element, Gpu, WIDEST_HEAD};
+use super::cuda::{Cuda, Element, Gpu, WIDEST_HEAD, WIDEST_STREAM};
 use super::decode;
 use super::error::ModelError;
 use super::layout::Layout;
@@ -126,7 +126,7 @@ impl Device {
         match &self.0 {
             Place::Cpu(cpu) => Ok(stack(cpu.clone(), model, times)),
             Place::Gpu(cuda, _) => {
-                check_heads(&model.config)?;
+                check_shape(&model.config)?;
                 Ok(stack(cuda.clone(), model, times))
             }
         }
@@ -144,7 +144,7 @@ impl Device {
                 &model.weights,
             ))),
             Place::Gpu(cuda, _) => {
-                check_heads(&model.config)?;
+                check_shape(&model.config)?;
                 let weights = Decoding::new(cuda.clone(), model);
                 cuda.sync()?;
                 Ok(Box::new(weights))
@@ -158,13 +158,21 @@ impl Device {
     }
 }
 
-fn check_heads(config: &Config) -> Result<(), ModelError> {
-    let width = config.head_dim;
-    if width > WIDEST_HEAD {
-        return Err(ModelError::invalid(
-            format!("heads of width {width} on a GPU"),
-            format!("at most {WIDEST_HEAD}, or `device = \"cpu\"`"),
-        ));
+fn check_shape(config: &Config) -> Result<(), ModelError> {
+    for (what, width, widest) in [
+        ("heads of width", config.head_dim, WIDEST_HEAD),
+        (
+            "a residual stream of width",
+            config.hidden_size,
+            WIDEST_STREAM,
+        ),
+    ] {
+        if width > widest {
+            return Err(ModelError::invalid(
+                format!("{what} {width} on a GPU"),
+                format!("at most {widest}, or `device = \"cpu\"`"),
+            ));
+        }
     }
     Ok(())
 }
@@ -250,6 +258,8 @@ pub(super) trait Engine: Send + Sync {
     fn start(&mut self, optimizer: AdamW);
     fn update(&mut self, rate: Rate) -> Result<f64, ModelError>;
     fn moments(&self) -> Option<(AdamWOptions, Moments<'_>)>;
+    /// Waits for everything; the first failure so far.
+    fn sync(&self) -> Result<(), ModelError>;
 }
 
 /// One model on a device.
@@ -292,7 +302,10 @@ impl Core {
 
     /// Writes the model as it is now, as [`Model::save`] does, without a copy where its weights lie in reach.
     pub fn save(&self, directory: &Path) -> Result<(), ModelError> {
-        save_weights(directory, &self.config, self.layout(), &self.weights())
+        let weights = self.weights();
+        // A device that failed gives no weights.
+        self.engine.sync()?;
+        save_weights(directory, &self.config, self.layout(), &weights)
     }
 
     /// A copy of the model as it is now.
@@ -400,8 +413,10 @@ impl Core {
     }
 
     /// The state of the optimiser as it is now, if one was started: not copied where it lies in reach.
-    pub fn moments(&self) -> Option<Moments<'_>> {
-        self.engine.moments().map(|(_, moments)| moments)
+    pub fn moments(&self) -> Result<Option<Moments<'_>>, ModelError> {
+        let moments = self.engine.moments().map(|(_, moments)| moments);
+        self.engine.sync()?;
+        Ok(moments)
     }
 
     /// A copy of the optimiser as it is now, if one was started.

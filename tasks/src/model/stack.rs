@@ -17,7 +17,7 @@ use super::config::Config;
 use super::core::{Engine, HeadFn, Logits, Observer, Site};
 use super::error::ModelError;
 use super::layout::Layout;
-use super::ops::{Into, Ops};
+use super::ops::Ops;
 use super::optimizer::{AdamW, AdamWOptions, Moments, Rate};
 use super::rope::RopeTable;
 pub(super) use decode::{Decoding, ROWS};
@@ -226,7 +226,7 @@ impl<O: Ops> Stack<O> {
         ops.gather(O::view_mut(&mut head.rows, 0..n * d), hidden, &indices);
         ops.linear(
             O::view_mut(&mut head.logits, 0..n * outputs),
-            Into::Replace,
+            None,
             O::view(&head.rows, 0..n * d),
             &self.weights,
             &self.matrices.head,
@@ -241,7 +241,6 @@ impl<O: Ops> Stack<O> {
         }
         ops.linear_dx(
             O::view_mut(&mut head.d_rows, 0..n * d),
-            Into::Replace,
             O::view(&head.logits, 0..n * outputs),
             &self.weights,
             &self.matrices.head,
@@ -414,6 +413,8 @@ impl<O: Ops> Engine for Stack<O> {
         let (ops, len) = (&self.ops, self.layout.len());
         let optimizer = self.optimizer.as_mut().expect("an optimiser was started");
         let norm = ops.sum_of_squares(O::view(&self.grads, 0..len)).sqrt();
+        // Everything up to the norm is done; the update goes on beside what comes next.
+        ops.sync()?;
         if norm.is_finite() {
             optimizer.step += 1;
             ops.adamw(
@@ -425,7 +426,6 @@ impl<O: Ops> Engine for Stack<O> {
                 &optimizer.decayed,
             );
         }
-        ops.sync()?;
         Ok(norm)
     }
 
@@ -439,6 +439,10 @@ impl<O: Ops> Engine for Stack<O> {
             };
             (optimizer.options, moments)
         })
+    }
+
+    fn sync(&self) -> Result<(), ModelError> {
+        self.ops.sync()
     }
 }
 

@@ -50,7 +50,7 @@ pub fn save(
     remove(&making)?;
     std::fs::create_dir_all(&making).at(&making)?;
     core.save(&making)?;
-    if let Some(moments) = core.moments() {
+    if let Some(moments) = core.moments()? {
         moments.save(&making.join(OPTIMIZER))?;
     }
     let path = making.join(METRICS);

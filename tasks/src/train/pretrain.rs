@@ -442,7 +442,7 @@ pub fn note_epochs(context: &mut Context, corpus: &Corpus) {
 
 fn write_state(context: &Context, wanted: bool, core: &Core) -> Result<(), Failure> {
     let path = context.output("state");
-    if let Some(moments) = core.moments().filter(|_| wanted) {
+    if let Some(moments) = core.moments()?.filter(|_| wanted) {
         return Ok(moments.save(path)?);
     }
     let empty: [(&str, safetensors::tensor::TensorView<'_>); 0] = [];

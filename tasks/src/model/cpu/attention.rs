@@ -15,11 +15,11 @@ use rayon::prelude::*;
 
 use super::isa::kernels;
 use super::packed::Panels;
-use super::product::{Left, Right, multiply_into};
+use super::product::{Into, Left, Right, multiply_into};
 use super::row::{self, exp};
 use super::scratch::with_scratch;
 use super::target::{Shared, Target};
-use crate::model::ops::{Heads, Into};
+use crate::model::ops::Heads;
 
 /// Queries of a block forwards: the scores of a block stay in the first cache.
 const FORWARD: usize = 12;

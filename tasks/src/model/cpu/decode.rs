@@ -6,7 +6,7 @@
 
 use super::isa::kernels;
 use super::packed::Panels;
-use super::product::{Left, Right, multiply_in_pieces};
+use super::product::{Into, Left, Right, multiply_in_pieces};
 use super::row::exp;
 use super::{norm, rotate, row, swiglu};
 use crate::model::batch::Row;
@@ -14,7 +14,7 @@ use crate::model::config::Config;
 use crate::model::decode::{Steps, Weights};
 use crate::model::error::ModelError;
 use crate::model::layout::Layout;
-use crate::model::ops::{Heads, Into};
+use crate::model::ops::Heads;
 use crate::model::rope::RopeTable;
 use crate::model::sampler::{Choice, Sampler, Sampling};
 

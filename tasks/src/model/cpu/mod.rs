@@ -31,14 +31,14 @@ use rayon::prelude::*;
 use super::batch::{Batch, Row};
 use super::error::ModelError;
 use super::loss::{Distillation, Sums};
-use super::ops::{AdamWStep, Heads, Into, Matrix, Ops};
+use super::ops::{AdamWStep, Heads, Matrix, Ops};
 use super::rope::RopeTable;
 use super::sampler::{Choice, Sampler, Sampling};
 pub(super) use losses::log_sum_exp;
 
 use chunks::{REDUCTION_CHUNK, ROWS, ordered_sum};
 use packed::Panels;
-use product::{Left, Right, multiply, multiply_in_pieces};
+use product::{Into, Left, Right, multiply, multiply_in_pieces};
 
 /// The backend of CPUs.
 #[derive(Clone)]
@@ -291,21 +291,26 @@ impl Ops for Cpu {
             .for_each(|((gate_up, act), d_act)| swiglu::backward(gate_up, act, d_act, f));
     }
 
-    fn linear(&self, y: &mut [f32], into: Into, x: &[f32], weights: &Weights, matrix: &Matrix) {
-        let (panels, k) = (Right::Panels(weights.panels_of(matrix)), matrix.inputs);
-        multiply_in_pieces(y, matrix.outputs, into, Left::new(x, k), panels, k);
-    }
-
-    fn linear_dx(
+    fn linear(
         &self,
-        dx: &mut [f32],
-        into: Into,
-        dy: &[f32],
+        y: &mut [f32],
+        base: Option<&[f32]>,
+        x: &[f32],
         weights: &Weights,
         matrix: &Matrix,
     ) {
+        let (panels, k) = (Right::Panels(weights.panels_of(matrix)), matrix.inputs);
+        let into = base.map_or(Into::Replace, |base| {
+            self.copy(y, base);
+            Into::Add
+        });
+        multiply_in_pieces(y, matrix.outputs, into, Left::new(x, k), panels, k);
+    }
+
+    fn linear_dx(&self, dx: &mut [f32], dy: &[f32], weights: &Weights, matrix: &Matrix) {
         let (w, k) = (&weights.values[matrix.range.clone()], matrix.outputs);
-        multiply_in_pieces(dx, matrix.inputs, into, Left::new(dy, k), Right::Rows(w), k);
+        let (dy, w) = (Left::new(dy, k), Right::Rows(w));
+        multiply_in_pieces(dx, matrix.inputs, Into::Replace, dy, w, k);
     }
 
     fn linear_dw(&self, dw: &mut [f32], dy: &[f32], x: &[f32], inputs: usize) {

@@ -15,7 +15,6 @@ use super::packed::{DEPTH, Panels, strips};
 use super::scratch::{with_panel, with_strips};
 use super::target::{Target, reach};
 use super::tile::{Tile, largest, rows_at_most, tile};
-use crate::model::ops::Into;
 
 /// Rows of a result from which on a row-major `b` is copied together before it is read again and again; fewer rows of
 /// `a` stay in the first cache.
@@ -27,6 +26,13 @@ const MEETINGS: usize = 4;
 /// Tiles of a piece, one below the other, that are worth walking through a whole `b` for, and the most whose rows of
 /// `a` leave room in the second cache.
 const TALL: std::ops::RangeInclusive<usize> = 8..=22;
+
+/// What becomes of the old values of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Into {
+    Replace,
+    Add,
+}
 
 /// The left factor: `a(i, k)` at `i step + k`, or at `i + k step` of a transposed one.
 #[derive(Clone, Copy)]

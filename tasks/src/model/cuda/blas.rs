@@ -37,7 +37,8 @@ impl Element {
     }
 }
 
-/// `c [m, n] (+)= left [m, k] · right [k, n]`, all row-major; a transposed factor is stored the other way round.
+/// `c [m, n] = left [m, k] · right [k, n] (+ base [m, n])`, all row-major; a transposed factor is stored the other way
+/// round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
     pub m: usize,
@@ -47,7 +48,7 @@ pub struct Product {
     pub right_transposed: bool,
     pub factors: Element,
     pub result: Element,
-    /// The old values of `c` are added.
+    /// A base is added.
     pub add: bool,
 }
 
@@ -66,13 +67,12 @@ impl Product {
     }
 
     /// Whether rows begin at multiples of 16 bytes, which tensor cores need.
-    fn is_aligned(&self, c: Address, left: Address, right: Address) -> bool {
+    fn is_aligned(&self, places: [Address; 4]) -> bool {
         let strides = [
             self.left_stride() * self.factors.bytes(),
             self.right_stride() * self.factors.bytes(),
             self.n * self.result.bytes(),
         ];
-        let places = [c, left, right];
         strides.iter().all(|stride| stride % 16 == 0) && places.iter().all(|place| place % 16 == 0)
     }
 }
@@ -107,16 +107,18 @@ impl Blas {
         })
     }
 
-    /// Multiplies if the library can; `false`: it cannot, nothing was done. `workspace` has [`WORKSPACE`] bytes.
+    /// `c = left · right`, and `base` where the product adds, if the library can; `false`: it cannot, nothing was done.
+    /// `workspace` has [`WORKSPACE`] bytes.
     pub fn multiply(
         &self,
         product: Product,
         c: Address,
+        base: Address,
         left: Address,
         right: Address,
         workspace: Address,
     ) -> Result<bool, String> {
-        if !product.is_aligned(c, left, right) {
+        if !product.is_aligned([c, base, left, right]) {
             return Ok(false);
         }
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +143,7 @@ impl Blas {
                 place(left),
                 plan.left,
                 (&raw const old).cast(),
-                place(c),
+                place(base),
                 plan.result,
                 place(c),
                 plan.result,
@@ -308,9 +310,9 @@ mod tests {
             result: Element::Bf16,
             add: false,
         };
-        assert!(product(64, 8).is_aligned(256, 512, 16));
-        assert!(!product(64, 8).is_aligned(256, 520, 16));
-        assert!(!product(64, 4).is_aligned(256, 512, 16));
-        assert!(!product(33, 8).is_aligned(256, 512, 16));
+        assert!(product(64, 8).is_aligned([256, 256, 512, 16]));
+        assert!(!product(64, 8).is_aligned([256, 256, 520, 16]));
+        assert!(!product(64, 4).is_aligned([256, 256, 512, 16]));
+        assert!(!product(33, 8).is_aligned([256, 256, 512, 16]));
     }
 }

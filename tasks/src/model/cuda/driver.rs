@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{self, CUresult};
 
 use super::blas::Blas;
-use super::kernels::{Kernel, PTX};
+use super::kernels::{HOPPER, Kernel, PTX, names};
 use super::libraries::{self, Presence};
 use crate::model::error::ModelError;
 
@@ -161,7 +161,8 @@ struct Inner {
     context: sys::CUcontext,
     stream: sys::CUstream,
     functions: BTreeMap<&'static str, sys::CUfunction>,
-    module: sys::CUmodule,
+    modules: Vec<sys::CUmodule>,
+    hopper: bool,
     /// Memory that was given back, by size: taking it again neither waits for the card nor asks the driver.
     spare: Mutex<BTreeMap<usize, Vec<Address>>>,
     /// Memory that operations use for themselves, by purpose; it grows and lives as long as the card.
@@ -193,20 +194,23 @@ impl Gpu {
         let device = handle(0)?;
         let mut context: sys::CUcontext = std::ptr::null_mut();
         let mut stream: sys::CUstream = std::ptr::null_mut();
-        let mut module: sys::CUmodule = std::ptr::null_mut();
-        let text = CString::new(PTX).map_err(|_| "the kernels are no text".to_owned())?;
-        // SAFETY: the device is valid, pointers are to locals, and the text ends with a zero.
+        // SAFETY: the device is valid, pointers are to locals.
         #[allow(unsafe_code)]
         unsafe {
             check(sys::cuDevicePrimaryCtxRetain(&raw mut context, device))?;
             check(sys::cuCtxSetCurrent(context))?;
             check(sys::cuStreamCreate(&raw mut stream, 0))?;
-            check(sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast()))?;
         }
+        let hopper = card(0)?.capability == (9, 0);
         let mut functions = BTreeMap::new();
-        for entry in PTX.split(".visible .entry ").skip(1) {
-            let name = entry.split('(').next().unwrap_or_default();
-            functions.insert(name, function(module, name)?);
+        let mut modules = Vec::new();
+        // What a later text has takes the place of what stands in an earlier one.
+        for text in [Some(PTX), hopper.then_some(HOPPER)].into_iter().flatten() {
+            let module = module(text)?;
+            modules.push(module);
+            for name in names(text) {
+                functions.insert(name, function(module, name)?);
+            }
         }
         let blas = libraries::cublaslt()
             .is_found()
@@ -217,12 +221,18 @@ impl Gpu {
             context,
             stream,
             functions,
-            module,
+            modules,
+            hopper,
             spare: Mutex::default(),
             scratch: Mutex::default(),
             failure: Mutex::default(),
             blas,
         })))
+    }
+
+    /// Whether the kernels for compute capability 9.0 are loaded.
+    pub fn is_hopper(&self) -> bool {
+        self.0.hopper
     }
 
     /// The matrix library, where there is one.
@@ -477,6 +487,16 @@ fn new_memory(address: &mut Address, bytes: usize) -> Result<(), String> {
     check(unsafe { sys::cuMemAlloc_v2(address, bytes) })
 }
 
+/// Loads PTX, which the driver compiles for the card, or has compiled before.
+fn module(text: &str) -> Result<sys::CUmodule, String> {
+    let mut module: sys::CUmodule = std::ptr::null_mut();
+    let text = CString::new(text).map_err(|_| "the kernels are no text".to_owned())?;
+    // SAFETY: the context is current, the pointer is to a local, and the text ends with a zero.
+    #[allow(unsafe_code)]
+    check(unsafe { sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast()) })?;
+    Ok(module)
+}
+
 fn function(module: sys::CUmodule, name: &str) -> Result<sys::CUfunction, String> {
     let mut function: sys::CUfunction = std::ptr::null_mut();
     let text = CString::new(name).map_err(|_| format!("kernel `{name}`"))?;
@@ -509,7 +529,9 @@ impl Drop for Inner {
                 let _ = sys::cuMemFree_v2(address);
             }
             let _ = sys::cuStreamDestroy_v2(self.stream);
-            let _ = sys::cuModuleUnload(self.module);
+            for module in &self.modules {
+                let _ = sys::cuModuleUnload(*module);
+            }
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }

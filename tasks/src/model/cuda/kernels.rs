@@ -1,12 +1,21 @@
 //! The kernels by name: what Rust calls, and the PTX text that holds them.
 //!
-//! The text is made from `kernels/*.cu` by `kernels/build-ptx` and committed, so that a build needs cargo alone. A test
-//! compares the digest in its first line with the sources, and the table below with its entries.
+//! The texts are made from `kernels/*.cu` by `kernels/build-ptx` and committed, so that a build needs cargo alone. Tests
+//! compare the digests in their first lines with the sources, and the table below with their entries.
 
 use super::blas::Element;
 
 /// For cards of compute capability 8.0 and above.
 pub const PTX: &str = include_str!("kernels/kernels.ptx");
+
+/// Some of them again, for compute capability 9.0 alone (H100, H200): with instructions that no later card has either.
+pub const HOPPER: &str = include_str!("kernels/hopper.ptx");
+
+/// The kernels of a text.
+pub fn names(text: &'static str) -> impl Iterator<Item = &'static str> {
+    let entries = text.split(".visible .entry ").skip(1);
+    entries.filter_map(|entry| entry.split('(').next())
+}
 
 /// A kernel, and the sizes of its arguments in bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,13 +74,12 @@ pairs! {
     EMBED_BACKWARD = "embed_backward" [P, P, P, P, 4];
     EMBEDDING_PIECES = "embedding_pieces" [P, P, P, P, 4];
     RMSNORM_FORWARD = "rmsnorm_forward" [P, P, P, P, 4, 4, 4];
-    RMSNORM_BACKWARD = "rmsnorm_backward" [P, P, P, P, P, P, 4, 4];
-    RMSNORM_WEIGHT_PARTS = "rmsnorm_weight_parts" [P, P, P, P, 4, 4, 4];
-    ROPE = "rope" [P, P, P, P, 4, 4, 4, 4];
+    RMSNORM_BACKWARD = "rmsnorm_backward" [P, P, P, P, P, P, 4, 4, 4];
+    ROPE = "rope" [P, P, P, P, 4, 4, 4, 4, 4];
     SWIGLU_FORWARD = "swiglu_forward" [P, P, 4];
     SWIGLU_BACKWARD = "swiglu_backward" [P, P, P, 4];
     ATTENTION_FORWARD = "attention_forward" [P, P, P, P, HEADS];
-    ATTENTION_DELTA = "attention_delta" [P, P, P, 4, 4];
+    ATTENTION_DELTA = "attention_delta" [P, P, P, 4, 4, 4];
     ATTENTION_BACKWARD_QUERIES = "attention_backward_queries" [P, P, P, P, P, P, HEADS];
     ATTENTION_BACKWARD_KEYS = "attention_backward_keys" [P, P, P, P, P, P, HEADS];
     APPEND = "append" [P, P, P, HEADS];
@@ -109,14 +117,14 @@ mod tests {
 
     use super::*;
 
-    /// Entries of the PTX text with the sizes of their parameters.
-    fn entries() -> BTreeMap<&'static str, Vec<usize>> {
+    /// Entries of a PTX text with the sizes of their parameters.
+    fn entries(text: &'static str) -> BTreeMap<&'static str, Vec<usize>> {
         let entry = |text: &'static str| {
             let (name, rest) = text.split_once('(').expect("an entry has parameters");
             let (parameters, _) = rest.split_once(')').expect("parameters end");
             (name, parameters.split(',').map(size_of_parameter).collect())
         };
-        PTX.split(".visible .entry ").skip(1).map(entry).collect()
+        text.split(".visible .entry ").skip(1).map(entry).collect()
     }
 
     /// Of `.param .u64 name` or `.param .align 4 .b8 name[12]`.
@@ -140,7 +148,10 @@ mod tests {
         for kernel in SINGLE.iter().copied().chain(pairs) {
             named.insert(kernel.name, kernel.arguments.to_vec());
         }
-        assert_eq!(named, entries());
+        assert_eq!(named, entries(PTX));
+        for (name, arguments) in entries(HOPPER) {
+            assert_eq!(named[name], arguments, "{name}");
+        }
     }
 
     #[test]
@@ -148,10 +159,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model/cuda/kernels");
         let mut names: Vec<String> = (std::fs::read_dir(&folder).unwrap())
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.ends_with(".cu"))
+            .filter(|name| name.ends_with(".cu") || name.ends_with(".cuh"))
             .collect();
         names.sort();
-        names.push("common.cuh".to_owned());
         let mut total = Sha256::new();
         for name in &names {
             let content = std::fs::read(folder.join(name)).unwrap();
@@ -166,25 +176,25 @@ mod tests {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let expected = format!("// sources sha256 {digest}");
-        assert_eq!(
-            PTX.lines().next(),
-            Some(expected.as_str()),
-            "run kernels/build-ptx"
-        );
+        for text in [PTX, HOPPER] {
+            let first = text.lines().next();
+            assert_eq!(first, Some(expected.as_str()), "run kernels/build-ptx");
+        }
     }
 
     #[test]
     fn the_ptx_runs_on_cards_and_drivers_of_some_age() {
         assert!(PTX.contains("\n.target sm_80\n"));
-        assert!(
-            PTX.contains("\n.version 8.7\n"),
-            "CUDA 12.8: drivers from 570 on"
-        );
+        assert!(HOPPER.contains("\n.target sm_90a\n"));
+        for text in [PTX, HOPPER] {
+            let version = text.contains("\n.version 8.7\n");
+            assert!(version, "CUDA 12.8: drivers from 570 on");
+        }
     }
 
     #[test]
     fn no_float_is_added_atomically() {
-        let instructions = PTX.lines().map(str::trim_start);
+        let instructions = PTX.lines().chain(HOPPER.lines()).map(str::trim_start);
         let atomics: Vec<&str> = instructions
             .filter(|line| line.starts_with("atom.") || line.starts_with("red."))
             .collect();

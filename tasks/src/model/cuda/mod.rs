@@ -13,7 +13,7 @@ mod places;
 
 pub use blas::{Element, WORKSPACE};
 pub use driver::{Card, Gpu, cards, obstacle, version};
-pub use ops::{Cuda, WIDEST_HEAD};
+pub use ops::{Cuda, WIDEST_HEAD, WIDEST_STREAM};
 
 #[cfg(test)]
 pub(super) mod tests;

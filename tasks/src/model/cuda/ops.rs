@@ -21,16 +21,22 @@ use super::places::{self, Grouped};
 use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
-use crate::model::ops::{AdamWStep, Heads, Into, Matrix, Ops};
+use crate::model::ops::{AdamWStep, Heads, Matrix, Ops};
 use crate::model::rope::RopeTable;
 use crate::model::sampler::{Choice, Sampling};
 pub use attention::WIDEST_HEAD;
-use attention::{Attention, FLASH_SHARED, FLASH_TILE, TILE, shape};
+use attention::{Attention, FLASH_TILE, TILE, flash_kernels, shape};
 
 /// Threads of a block of most kernels.
 const THREADS: u32 = 256;
-/// Rows whose share of a norm's weight gradient one block sums.
+/// Rows whose share of a norm's weight gradient one block sums, and bytes of shared memory that it sums in, unless a
+/// single row needs more.
 const NORM_ROWS: usize = 64;
+const NORM_SHARED: u32 = 48 << 10;
+/// The widest residual stream: a row of it in f32 fits the shared memory of every card.
+pub const WIDEST_STREAM: usize = 24 << 10;
+/// Threads of a block of a loss: a row of logits is long.
+const LOSS_THREADS: u32 = 512;
 /// Elements whose squares one block sums.
 const SQUARES: usize = 1 << 16;
 
@@ -88,10 +94,8 @@ enum Stand {
 struct Sequences {
     tiles: Tiles,
     flash_tiles: Tiles,
-    order: Memory,
-    short: Tiles,
-    pieces: Tiles,
-    long: Tiles,
+    /// On the host: which rows go to the same place is found out while the card is busy.
+    tokens: Vec<u32>,
 }
 
 impl Places {
@@ -126,8 +130,12 @@ pub struct Indices {
 
 impl Cuda {
     pub fn new(gpu: Gpu, activations: Element) -> Self {
-        for (kernel, shared) in FLASH_SHARED {
-            gpu.allow_shared(kernel, *shared);
+        for element in [Element::F32, Element::Bf16] {
+            let kernel = kernels::RMSNORM_BACKWARD.of(element);
+            gpu.allow_shared(kernel, 4 * WIDEST_STREAM as u32);
+        }
+        for flash in flash_kernels(&gpu) {
+            gpu.allow_shared(flash.kernel, flash.shared);
         }
         Self { gpu, activations }
     }
@@ -182,17 +190,15 @@ impl Cuda {
 
     /// Threads for the columns of rows `[N, f]`.
     fn by_columns(&self, kernel: &Kernel, rows: Span, f: usize, arguments: &[Argument]) {
-        let wide = 16 / rows.element.bytes();
-        let per_thread = if f.is_multiple_of(wide) { wide } else { 1 };
-        let blocks = f.div_ceil(per_thread * THREADS as usize);
+        let blocks = f.div_ceil(wide(f, rows.element) * THREADS as usize);
         self.gpu
             .launch(kernel, (rows.len / f.max(1), blocks), THREADS, 0, arguments);
     }
 
     fn turn(&self, rows: Span, heads: Heads, places: &Places, direction: f32) {
-        let n = rows.len / heads.width();
+        let (n, half) = (rows.len / heads.width(), heads.head_dim / 2);
         assert!(
-            places.angles >= places.turned * (heads.head_dim / 2),
+            places.angles >= places.turned * half,
             "angles of every position"
         );
         let arguments = [
@@ -200,13 +206,22 @@ impl Cuda {
             places.turns.address.into(),
             places.cosines.address.into(),
             places.sines.address.into(),
+            (n as u32).into(),
             (heads.width() as u32).into(),
             ((heads.heads + heads.groups) as u32).into(),
-            (heads.head_dim as u32 / 2).into(),
+            (half as u32).into(),
             direction.into(),
         ];
-        self.by_rows(kernels::ROPE.of(rows.element), n, &arguments);
+        let pairs = n * (heads.heads + heads.groups) * half;
+        let threads = pairs / wide(half, rows.element);
+        self.by_elements(kernels::ROPE.of(rows.element), threads, &arguments);
     }
+}
+
+/// How many values of rows of `width` a thread takes at once: 16 bytes, if that divides them.
+fn wide(width: usize, element: Element) -> usize {
+    let wide = 16 / element.bytes();
+    if width.is_multiple_of(wide) { wide } else { 1 }
 }
 
 /// Values of a row.
@@ -333,8 +348,6 @@ impl Ops for Cuda {
     }
 
     fn places(&self, batch: &Batch, rope: &Arc<RopeTable>) -> Places {
-        let grouped = places::grouped(&batch.tokens);
-        let pieces = places::pieces(&grouped);
         let (cosines, sines) = rope.tables(batch.longest());
         Places {
             n: batch.len(),
@@ -347,10 +360,7 @@ impl Ops for Cuda {
             stand: Stand::InBatch(Sequences {
                 tiles: self.tiles(&places::tiles(batch, TILE)),
                 flash_tiles: self.tiles(&places::tiles(batch, FLASH_TILE)),
-                order: self.upload_table(&grouped.order),
-                short: self.tiles(&pieces.short),
-                pieces: self.tiles(&pieces.pieces),
-                long: self.tiles(&pieces.long),
+                tokens: batch.tokens.clone(),
             }),
         }
     }
@@ -393,37 +403,31 @@ impl Ops for Cuda {
 
     fn embed_backward(&self, d_table: Span, dx: Span, places: &Places) {
         let width = width(dx.len, places.n);
-        let places = places.sequences();
+        let grouped = places::grouped(&places.sequences().tokens);
+        let found = places::pieces(&grouped);
+        let order = self.upload_table(&grouped.order);
+        let [short, pieces, long] =
+            [found.short, found.pieces, found.long].map(|rows| self.tiles(&rows));
         let arguments = |groups: &Tiles| {
             [
                 d_table.address.into(),
                 dx.address.into(),
-                places.order.address.into(),
+                order.address.into(),
                 groups.memory.address.into(),
                 width.into(),
             ]
         };
-        let short = &places.short;
-        self.by_rows(
-            kernels::EMBED_BACKWARD.of(dx.element),
-            short.count,
-            &arguments(short),
-        );
+        let kernel = kernels::EMBED_BACKWARD.of(dx.element);
+        self.by_rows(kernel, short.count, &arguments(&short));
         let columns = (width as usize).div_ceil(THREADS as usize);
         let sums = self
             .gpu
-            .scratch("embedding", places.pieces.count * width as usize * 4);
-        let mut of_pieces = arguments(&places.pieces);
+            .scratch("embedding", pieces.count * width as usize * 4);
+        let mut of_pieces = arguments(&pieces);
         of_pieces[0] = sums.into();
         let kernel = kernels::EMBEDDING_PIECES.of(dx.element);
-        self.gpu.launch(
-            kernel,
-            (places.pieces.count, columns),
-            THREADS,
-            0,
-            &of_pieces,
-        );
-        let long = &places.long;
+        self.gpu
+            .launch(kernel, (pieces.count, columns), THREADS, 0, &of_pieces);
         let arguments = [
             d_table.address.into(),
             sums.into(),
@@ -489,38 +493,39 @@ impl Ops for Cuda {
         );
         let count = rows.div_ceil(NORM_ROWS);
         let parts = self.gpu.scratch("norm", count * d * 4);
-        let (n, d) = (Argument::from(rows as u32), Argument::from(d as u32));
         let arguments = [
+            dx.address.into(),
             parts.into(),
-            dy.address.into(),
-            x.address.into(),
-            scale.address.into(),
-            n,
-            d,
-            (NORM_ROWS as u32).into(),
-        ];
-        let kernel = kernels::RMSNORM_WEIGHT_PARTS.of(x.element);
-        self.gpu
-            .launch(kernel, (w.len.div_ceil(128), count), 128, 0, &arguments);
-        let arguments = [dw.address.into(), parts.into(), (count as u32).into(), d];
-        self.gpu.launch(
-            &kernels::ADD_COLUMNS,
-            (w.len.div_ceil(32), 1),
-            THREADS,
-            0,
-            &arguments,
-        );
-        let arguments = [
-            dx.address.into(),
-            dx.address.into(),
             dy.address.into(),
             x.address.into(),
             w.address.into(),
             scale.address.into(),
-            n,
-            d,
+            (rows as u32).into(),
+            (d as u32).into(),
+            (NORM_ROWS as u32).into(),
         ];
-        self.by_warps(kernels::RMSNORM_BACKWARD.of(x.element), rows, &arguments);
+        // A row of sums for each warp.
+        let warps = (NORM_SHARED / (4 * d as u32)).clamp(1, THREADS / 32);
+        self.gpu.launch(
+            kernels::RMSNORM_BACKWARD.of(x.element),
+            (count, 1),
+            32 * warps,
+            4 * d as u32 * warps,
+            &arguments,
+        );
+        let arguments = [
+            dw.address.into(),
+            parts.into(),
+            (count as u32).into(),
+            (d as u32).into(),
+        ];
+        self.gpu.launch(
+            &kernels::ADD_COLUMNS,
+            (d.div_ceil(32), 1),
+            32 * 32,
+            0,
+            &arguments,
+        );
     }
 
     fn swiglu(&self, act: Span, gate_up: Span, f: usize) {
@@ -542,7 +547,7 @@ impl Ops for Cuda {
         self.by_columns(kernels::SWIGLU_BACKWARD.of(act.element), act, f, &arguments);
     }
 
-    fn linear(&self, y: Span, into: Into, x: Span, weights: &Weights, matrix: &Matrix) {
+    fn linear(&self, y: Span, base: Option<Span>, x: Span, weights: &Weights, matrix: &Matrix) {
         let product = Product {
             m: x.len / matrix.inputs,
             n: matrix.outputs,
@@ -551,17 +556,20 @@ impl Ops for Cuda {
             right_transposed: true,
             factors: x.element,
             result: y.element,
-            add: into == Into::Add,
+            add: base.is_some(),
         };
-        self.multiply(
-            y,
-            x.address,
-            self.matrix(weights, matrix, x.element),
-            product,
-        );
+        if let Some(base) = base {
+            assert!(
+                base.len == y.len && base.element == y.element,
+                "a base of the same shape"
+            );
+        }
+        let base = base.map_or(y.address, |base| base.address);
+        let matrix = self.matrix(weights, matrix, x.element);
+        self.multiply(y, base, x.address, matrix, product);
     }
 
-    fn linear_dx(&self, dx: Span, into: Into, dy: Span, weights: &Weights, matrix: &Matrix) {
+    fn linear_dx(&self, dx: Span, dy: Span, weights: &Weights, matrix: &Matrix) {
         let product = Product {
             m: dy.len / matrix.outputs,
             n: matrix.inputs,
@@ -570,14 +578,10 @@ impl Ops for Cuda {
             right_transposed: false,
             factors: dy.element,
             result: dx.element,
-            add: into == Into::Add,
+            add: false,
         };
-        self.multiply(
-            dx,
-            dy.address,
-            self.matrix(weights, matrix, dy.element),
-            product,
-        );
+        let matrix = self.matrix(weights, matrix, dy.element);
+        self.multiply(dx, dx.address, dy.address, matrix, product);
     }
 
     fn linear_dw(&self, dw: Span, dy: Span, x: Span, inputs: usize) {
@@ -593,7 +597,7 @@ impl Ops for Cuda {
             add: true,
         };
         if product.k > 0 {
-            self.multiply(dw, dy.address, x.address, product);
+            self.multiply(dw, dw.address, dy.address, x.address, product);
         }
     }
 
@@ -629,14 +633,18 @@ impl Ops for Cuda {
     ) {
         let count = lse.len;
         let delta = self.gpu.scratch("delta", count * 4);
+        let packs = heads.head_dim / wide(heads.head_dim, out.element);
+        let lanes = packs.next_power_of_two().min(32);
         let arguments = [
             delta.into(),
             out.address.into(),
             d_out.address.into(),
             (count as u32).into(),
             (heads.head_dim as u32).into(),
+            (lanes as u32).into(),
         ];
-        self.by_warps(kernels::ATTENTION_DELTA.of(out.element), count, &arguments);
+        let kernel = kernels::ATTENTION_DELTA.of(out.element);
+        self.by_elements(kernel, count * lanes, &arguments);
         let kernels = Attention::of(qkv.element, heads, places);
         let arguments = [
             d_qkv.address.into(),
@@ -727,7 +735,9 @@ impl Ops for Cuda {
             u32::from(gradient).into(),
             width(logits.len, rows).into(),
         ];
-        self.by_rows(kernels::DISTILLATION.of(logits.element), rows, &arguments);
+        let kernel = kernels::DISTILLATION.of(logits.element);
+        self.gpu
+            .launch(kernel, (rows, 1), LOSS_THREADS, 0, &arguments);
         self.sums(stats, rows)
     }
 

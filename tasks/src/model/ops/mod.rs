@@ -72,13 +72,6 @@ impl Heads {
     }
 }
 
-/// What becomes of the old values of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Into {
-    Replace,
-    Add,
-}
-
 /// Constants of one AdamW update (torch semantics), from options, learning rate, step and norm:
 /// `g ← clip g`, `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `w ← keep w − rate m / (root sqrt(v) + eps)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -196,20 +189,19 @@ pub trait Ops: Clone + Send + Sync + 'static {
 
     // Products.
 
-    /// `y [N, out] (+)= x [N, in] · Wᵀ`
+    /// `y [N, out] = base + x [N, in] · Wᵀ`, without a base the product alone.
     fn linear(
         &self,
         y: Self::ViewMut<'_>,
-        into: Into,
+        base: Option<Self::View<'_>>,
         x: Self::View<'_>,
         weights: &Self::Weights,
         matrix: &Matrix,
     );
-    /// `dx [N, in] (+)= dy [N, out] · W`
+    /// `dx [N, in] = dy [N, out] · W`
     fn linear_dx(
         &self,
         dx: Self::ViewMut<'_>,
-        into: Into,
         dy: Self::View<'_>,
         weights: &Self::Weights,
         matrix: &Matrix,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{AdamWStep, Heads, Into, Matrix, Ops};
+use super::{AdamWStep, Heads, Matrix, Ops};
 use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
@@ -190,31 +190,32 @@ impl Ops for Plain {
         }
     }
 
-    fn linear(&self, y: &mut [f32], into: Into, x: &[f32], weights: &Vec<f32>, matrix: &Matrix) {
-        let w = &weights[matrix.range.clone()];
-        let (inputs, outputs) = (matrix.inputs, matrix.outputs);
-        for i in 0..y.len() / outputs {
-            for j in 0..outputs {
-                let all = sum(inputs, |k| product(x[i * inputs + k], w[j * inputs + k]));
-                put(&mut y[i * outputs + j], into, all);
-            }
-        }
-    }
-
-    fn linear_dx(
+    fn linear(
         &self,
-        dx: &mut [f32],
-        into: Into,
-        dy: &[f32],
+        y: &mut [f32],
+        base: Option<&[f32]>,
+        x: &[f32],
         weights: &Vec<f32>,
         matrix: &Matrix,
     ) {
         let w = &weights[matrix.range.clone()];
         let (inputs, outputs) = (matrix.inputs, matrix.outputs);
+        for i in 0..y.len() / outputs {
+            for j in 0..outputs {
+                let all = sum(inputs, |k| product(x[i * inputs + k], w[j * inputs + k]));
+                let at = i * outputs + j;
+                y[at] = (base.map_or(0.0, |base| f64::from(base[at])) + all) as f32;
+            }
+        }
+    }
+
+    fn linear_dx(&self, dx: &mut [f32], dy: &[f32], weights: &Vec<f32>, matrix: &Matrix) {
+        let w = &weights[matrix.range.clone()];
+        let (inputs, outputs) = (matrix.inputs, matrix.outputs);
         for i in 0..dx.len() / inputs {
             for k in 0..inputs {
                 let all = sum(outputs, |j| product(dy[i * outputs + j], w[j * inputs + k]));
-                put(&mut dx[i * inputs + k], into, all);
+                dx[i * inputs + k] = all as f32;
             }
         }
     }
@@ -444,13 +445,6 @@ fn square(x: f32) -> f64 {
 
 fn silu(x: f32) -> f64 {
     f64::from(x) / (1.0 + (-f64::from(x)).exp())
-}
-
-fn put(y: &mut f32, into: Into, value: f64) {
-    match into {
-        Into::Replace => *y = value as f32,
-        Into::Add => *y = (f64::from(*y) + value) as f32,
-    }
 }
 
 fn rows_mut<'a>(logits: &'a mut [f32], targets: &[u32]) -> std::slice::ChunksExactMut<'a, f32> {

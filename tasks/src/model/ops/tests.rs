@@ -189,32 +189,27 @@ fn products<O: Ops>(ops: &O) {
         let weights = ops.weights(std::slice::from_ref(&matrix), arena.clone());
         assert_eq!(values(ops, O::values(&weights)), arena);
         let (on_x, on_dy) = (ops.upload(x.clone()), ops.upload(dy.clone()));
-        for into in [Into::Replace, Into::Add] {
-            let (mut y, mut dx) = (draw("old y", n * outputs), draw("old x", n * inputs));
-            let (mut y2, mut dx2) = (ops.upload(y.clone()), ops.upload(dx.clone()));
-            Plain.linear(&mut y, into, &x, &arena, &matrix);
-            Plain.linear_dx(&mut dx, into, &dy, &arena, &matrix);
+        let base = draw("base", n * outputs);
+        let on_base = ops.upload(base.clone());
+        for based in [false, true] {
+            let mut y = draw("old y", n * outputs);
+            let mut y2 = ops.upload(y.clone());
+            Plain.linear(&mut y, based.then_some(&base), &x, &arena, &matrix);
             ops.linear(
                 all_mut::<O>(&mut y2),
-                into,
+                based.then(|| all::<O>(&on_base)),
                 all::<O>(&on_x),
                 &weights,
                 &matrix,
             );
-            ops.linear_dx(
-                all_mut::<O>(&mut dx2),
-                into,
-                all::<O>(&on_dy),
-                &weights,
-                &matrix,
-            );
-            same(&values(ops, &y2), &y, &format!("linear {what} {into:?}"));
-            same(
-                &values(ops, &dx2),
-                &dx,
-                &format!("linear_dx {what} {into:?}"),
-            );
+            same(&values(ops, &y2), &y, &format!("linear {what} {based}"));
         }
+        let mut dx = draw("old x", n * inputs);
+        let mut dx2 = ops.upload(dx.clone());
+        Plain.linear_dx(&mut dx, &dy, &arena, &matrix);
+        let (on_dx, of) = (all_mut::<O>(&mut dx2), all::<O>(&on_dy));
+        ops.linear_dx(on_dx, of, &weights, &matrix);
+        same(&values(ops, &dx2), &dx, &format!("linear_dx {what}"));
         let mut dw = draw("old w", inputs * outputs);
         let mut dw2 = ops.upload(dw.clone());
         Plain.linear_dw(&mut dw, &dy, &x, inputs);

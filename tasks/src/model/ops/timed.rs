@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{AdamWStep, Heads, Into, Matrix, Ops};
+use super::{AdamWStep, Heads, Matrix, Ops};
 use crate::model::batch::{Batch, Row};
 use crate::model::error::ModelError;
 use crate::model::loss::{Distillation, Sums};
@@ -188,25 +188,22 @@ impl<O: Ops> Ops for Timed<O> {
     fn linear(
         &self,
         y: Self::ViewMut<'_>,
-        into: Into,
+        base: Option<Self::View<'_>>,
         x: Self::View<'_>,
         weights: &Self::Weights,
         matrix: &Matrix,
     ) {
-        self.timed("linear", |ops| ops.linear(y, into, x, weights, matrix))
+        self.timed("linear", |ops| ops.linear(y, base, x, weights, matrix))
     }
 
     fn linear_dx(
         &self,
         dx: Self::ViewMut<'_>,
-        into: Into,
         dy: Self::View<'_>,
         weights: &Self::Weights,
         matrix: &Matrix,
     ) {
-        self.timed("linear_dx", |ops| {
-            ops.linear_dx(dx, into, dy, weights, matrix)
-        })
+        self.timed("linear_dx", |ops| ops.linear_dx(dx, dy, weights, matrix))
     }
 
     fn linear_dw(

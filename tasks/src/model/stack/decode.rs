@@ -12,7 +12,7 @@ use crate::model::batch::Row;
 use crate::model::decode::{PREFILL, SLOTS, Steps, Weights};
 use crate::model::error::ModelError;
 use crate::model::layout::Layout;
-use crate::model::ops::{Into, Ops};
+use crate::model::ops::Ops;
 use crate::model::rope::RopeTable;
 use crate::model::sampler::{Choice, Sampling};
 use crate::model::weights::Model;
@@ -163,7 +163,7 @@ impl<'a, O: Ops> Slots<'a, O> {
         );
         ops.linear(
             O::view_mut(&mut self.logits, 0..SLOTS * head.outputs),
-            Into::Replace,
+            None,
             O::view(&self.normed, 0..SLOTS * d),
             &self.of.weights,
             head,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::shape::{LayerMatrices, Shape};
 use crate::model::layout::LayerRanges;
-use crate::model::ops::{Into, Matrix, Ops};
+use crate::model::ops::{Matrix, Ops};
 
 /// What a forward pass leaves behind of one layer. `N` rows each.
 pub struct Activations<O: Ops> {
@@ -154,10 +154,9 @@ impl<O: Ops> OnLayer<'_, O> {
     fn narrow(&self, kept: &Activations<O>, output: &mut O::Buffer, act: &mut O::Buffer) {
         let (ops, Shape { d, f, .. }) = (self.ops, self.shape);
         ops.swiglu(self.all_mut(act, f), self.all(&kept.gate_up, 2 * f), f);
-        ops.copy(self.all_mut(output, d), self.all(&kept.middle, d));
         ops.linear(
             self.all_mut(output, d),
-            Into::Add,
+            Some(self.all(&kept.middle, d)),
             self.all(act, f),
             self.weights,
             &self.matrices.down,
@@ -196,7 +195,7 @@ impl<O: Ops> OnLayer<'_, O> {
         );
         ops.linear(
             self.all_mut(&mut kept.qkv, heads.width()),
-            Into::Replace,
+            None,
             self.all(&kept.normed, d),
             self.weights,
             &self.matrices.qkv,
@@ -209,11 +208,10 @@ impl<O: Ops> OnLayer<'_, O> {
         let Shape {
             d, f, eps, heads, ..
         } = self.shape;
-        ops.copy(self.all_mut(&mut kept.middle, d), self.all(input, d));
         let attended = self.all(&kept.attended, heads.queries());
         ops.linear(
             self.all_mut(&mut kept.middle, d),
-            Into::Add,
+            Some(self.all(input, d)),
             attended,
             weights,
             &of.o,
@@ -226,13 +224,7 @@ impl<O: Ops> OnLayer<'_, O> {
             eps,
         );
         let gate_up = self.all_mut(&mut kept.gate_up, 2 * f);
-        ops.linear(
-            gate_up,
-            Into::Replace,
-            self.all(&kept.post, d),
-            weights,
-            &of.gate_up,
-        );
+        ops.linear(gate_up, None, self.all(&kept.post, d), weights, &of.gate_up);
     }
 
     /// From the gradient of the layer's output to that of its input, both in `back.stream`.
@@ -249,7 +241,6 @@ impl<O: Ops> OnLayer<'_, O> {
         // Feed-forward branch.
         ops.linear_dx(
             self.all_mut(&mut back.act, f),
-            Into::Replace,
             self.all(&back.stream, d),
             weights,
             &of.down,
@@ -263,7 +254,6 @@ impl<O: Ops> OnLayer<'_, O> {
         self.add_dw(grads, &of.down, self.all(&back.stream, d), self.all(act, f));
         ops.linear_dx(
             self.all_mut(&mut back.branch, d),
-            Into::Replace,
             self.all(&kept.gate_up, 2 * f),
             weights,
             &of.gate_up,
@@ -286,7 +276,6 @@ impl<O: Ops> OnLayer<'_, O> {
         let queries = heads.queries();
         ops.linear_dx(
             self.all_mut(&mut back.attended, queries),
-            Into::Replace,
             self.all(&back.stream, d),
             weights,
             &of.o,
@@ -313,7 +302,6 @@ impl<O: Ops> OnLayer<'_, O> {
         );
         ops.linear_dx(
             self.all_mut(&mut back.branch, d),
-            Into::Replace,
             self.all(&back.qkv, heads.width()),
             weights,
             &of.qkv,

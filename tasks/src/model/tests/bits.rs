@@ -77,7 +77,7 @@ fn recomputing_changes_no_bit() {
             let directory = tempfile::tempdir().unwrap();
             core.save(directory.path()).unwrap();
             let state = directory.path().join("state");
-            core.moments().unwrap().save(&state).unwrap();
+            core.moments().unwrap().unwrap().save(&state).unwrap();
             let bytes = std::fs::read(directory.path().join("model.safetensors")).unwrap();
             (seen, blake3::hash(&bytes), std::fs::read(&state).unwrap())
         };

@@ -49,7 +49,7 @@ fn optimizer_state_survives_a_file_and_independent_decay_ignores_the_peak() {
     assert_eq!(optimizer.step(), 1);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.safetensors");
-    before.moments().unwrap().save(&path).unwrap();
+    before.moments().unwrap().unwrap().save(&path).unwrap();
     let loaded = AdamW::load(&path, &start.layout, options).unwrap();
     assert_eq!(loaded, optimizer);
     let other = Layout::new(&shapes()[1]);

@@ -1,34 +1,14 @@
 // Causal attention of packed sequences with grouped queries, in f32 arithmetic: the plain reference of flash.cu, for
 // f32 and for every width of a head up to 128.
 //
-// H query heads, G key/value heads, hd the width of a head. A row of qkv is [H hd | G hd | G hd], of out [H hd], of lse
-// [H]. Probabilities are never stored; backward makes them again from lse, the logarithm of their sum (Dao et al. 2022).
-//
-// `tiles [count, 3]` cuts the sequences into tiles of QUERIES rows: first and last row of the sequence, first row of the
-// tile. A tile never reaches into another sequence.
-#include "common.cuh"
+// Probabilities are never stored; backward makes them again from lse, the logarithm of their sum (Dao et al. 2022).
+// Tiles have QUERIES rows.
+#include "heads.cuh"
 
 #define QUERIES 16u
 #define KEYS 32u
 #define WIDEST 128u
 #define THREADS 128u
-
-struct Heads {
-    u32 heads, groups, width;
-};
-
-struct Tile {
-    u32 start, end, first;
-};
-
-__device__ inline Tile tile_of(const u32 *tiles) {
-    const u32 *tile = tiles + 3u * blockIdx.x;
-    return Tile{tile[0], tile[1], tile[2]};
-}
-
-__device__ inline u32 row_width(Heads s) { return (s.heads + 2 * s.groups) * s.width; }
-__device__ inline u32 key_column(Heads s, u32 group) { return (s.heads + group) * s.width; }
-__device__ inline u32 value_column(Heads s, u32 group) { return (s.heads + s.groups + group) * s.width; }
 
 // ROWS rows of a head in shared memory, zeros beyond `last`.
 template <u32 ROWS, class T>
@@ -111,21 +91,31 @@ __device__ void attend(T *out, float *lse, const T *qkv, const u32 *tiles, Heads
 BOTH(attention_forward, (void *out, float *lse, const void *qkv, const u32 *tiles, Heads shape),
      attend<T>((T *)out, lse, (const T *)qkv, tiles, shape))
 
-// delta [N, H] = sum of out d_out over a head; a warp for each row and head.
-template <class T> __device__ void delta_of(float *delta, const T *out, const T *d_out, u32 count, u32 width) {
-    const u32 at = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    if (at >= count)
-        return;
+// delta [N, H] = sum of out d_out over a head; `lanes` neighbours, a power of two, for each row and head.
+template <class T, u32 WIDE>
+__device__ void delta_of(float *delta, const T *out, const T *d_out, u32 count, u32 width, u32 lanes) {
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 at = i / lanes;
     float sum = 0;
-    for (u32 i = threadIdx.x % WARP; i < width; i += WARP)
-        sum += to_float(out[(u64)at * width + i]) * to_float(d_out[(u64)at * width + i]);
-    sum = warp_sum(sum);
-    if (threadIdx.x % WARP == 0)
+    if (at < count)
+        for (u32 column = i % lanes * WIDE; column < width; column += lanes * WIDE) {
+            float o[WIDE], d[WIDE];
+            read<WIDE>(o, out + (u64)at * width + column);
+            read<WIDE>(d, d_out + (u64)at * width + column);
+#pragma unroll
+            for (u32 j = 0; j < WIDE; j++)
+                sum += o[j] * d[j];
+        }
+    for (u32 step = lanes / 2; step > 0; step /= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (at < count && i % lanes == 0)
         delta[at] = sum;
 }
 
-BOTH(attention_delta, (float *delta, const void *out, const void *d_out, u32 count, u32 width),
-     delta_of(delta, (const T *)out, (const T *)d_out, count, width))
+BOTH(attention_delta, (float *delta, const void *out, const void *d_out, u32 count, u32 width, u32 lanes),
+     constexpr u32 WIDE = Wide<T>::WIDE;
+     if (width % WIDE == 0) delta_of<T, WIDE>(delta, (const T *)out, (const T *)d_out, count, width, lanes);
+     else delta_of<T, 1>(delta, (const T *)out, (const T *)d_out, count, width, lanes))
 
 // The columns of q in d_qkv, a block for each tile of queries and head: dq = scale sum_j p (dp - delta) k.
 template <class T>

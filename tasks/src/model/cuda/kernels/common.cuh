@@ -25,6 +25,14 @@ struct bf16 {
     u16 bits;
 };
 
+// The shared memory that a launch asked for.
+#ifdef KBUILD_EMULATE
+#define DYNAMIC_SHARED(T, NAME) T *NAME = (T *)emulate::dynamic_shared()
+#else
+extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+#define DYNAMIC_SHARED(T, NAME) T *NAME = (T *)dynamic_shared
+#endif
+
 // Rounded to nearest, ties to even.
 __device__ inline u16 bf16_bits(float value) {
 #ifdef KBUILD_EMULATE
@@ -53,6 +61,24 @@ __device__ inline float to_float(bf16 value) { return __uint_as_float((u32)value
 template <class T> __device__ inline T from_float(float value);
 template <> __device__ inline float from_float<float>(float value) { return value; }
 template <> __device__ inline bf16 from_float<bf16>(float value) { return bf16{bf16_bits(value)}; }
+
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+__device__ inline float exp2_fast(float x) {
+#ifdef KBUILD_EMULATE
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// e^x, for bf16 by the fast instruction: a few units of the last place of f32.
+template <class T> __device__ inline float exp_of(float x);
+template <> __device__ inline float exp_of<float>(float x) { return expf(x); }
+template <> __device__ inline float exp_of<bf16>(float x) { return exp2_fast(x * LOG2E); }
 
 // `WIDE` values that are read and written in one access of 16 bytes.
 template <class T> struct Wide {

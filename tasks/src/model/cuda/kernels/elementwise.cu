@@ -2,25 +2,38 @@
 #include "common.cuh"
 
 // Turns `heads` heads of each row, in place: y = x cos + rot(x) sin, rot([a, b]) = [-b, a]. rows [n, width] begin with
-// the heads; cos, sin [positions, half]. `direction` is 1, or -1 for gradients. A block for each row.
-template <class T>
-__device__ void rope_row(T *rows, const u32 *positions, const float *cosines, const float *sines, u32 width, u32 heads,
-                         u32 half, float direction) {
-    T *row = rows + (u64)blockIdx.x * width;
-    const u64 angles = (u64)positions[blockIdx.x] * half;
-    for (u32 i = threadIdx.x; i < heads * half; i += blockDim.x) {
-        const u32 at = i % half;
-        T *first = row + i / half * 2 * half + at;
-        T *second = first + half;
-        const float c = cosines[angles + at], s = direction * sines[angles + at];
-        const float a = to_float(*first), b = to_float(*second);
-        *first = from_float<T>(a * c - b * s);
-        *second = from_float<T>(b * c + a * s);
+// the heads; cos, sin [positions, half]. `direction` is 1, or -1 for gradients. A thread for WIDE pairs.
+template <class T, u32 WIDE>
+__device__ void rope_pairs(T *rows, const u32 *positions, const float *cosines, const float *sines, u32 n, u32 width,
+                           u32 heads, u32 half, float direction) {
+    const u32 packs = half / WIDE, per_row = heads * packs;
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 row = i / per_row, pack = i % per_row;
+    if (row >= n)
+        return;
+    const u32 at = pack % packs * WIDE;
+    const u64 angles = (u64)positions[row] * half + at;
+    T *first = rows + (u64)row * width + pack / packs * 2 * half + at;
+    float a[WIDE], b[WIDE], c[WIDE], s[WIDE];
+    read<WIDE>(a, first);
+    read<WIDE>(b, first + half);
+    read<WIDE>(c, cosines + angles);
+    read<WIDE>(s, sines + angles);
+#pragma unroll
+    for (u32 j = 0; j < WIDE; j++) {
+        const float turned = a[j] * c[j] - b[j] * direction * s[j];
+        b[j] = b[j] * c[j] + a[j] * direction * s[j];
+        a[j] = turned;
     }
+    write<WIDE>(first, a);
+    write<WIDE>(first + half, b);
 }
 
-BOTH(rope, (void *rows, const u32 *positions, const float *cosines, const float *sines, u32 width, u32 heads, u32 half, float direction),
-     rope_row((T *)rows, positions, cosines, sines, width, heads, half, direction))
+BOTH(rope,
+     (void *rows, const u32 *positions, const float *cosines, const float *sines, u32 n, u32 width, u32 heads, u32 half, float direction),
+     constexpr u32 WIDE = Wide<T>::WIDE;
+     if (half % WIDE == 0) rope_pairs<T, WIDE>((T *)rows, positions, cosines, sines, n, width, heads, half, direction);
+     else rope_pairs<T, 1>((T *)rows, positions, cosines, sines, n, width, heads, half, direction))
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 

@@ -19,16 +19,16 @@ template <class T, u32 WIDE> __device__ Softmax softmax_of(const T *row, u32 V, 
         for (u32 j = 1; j < WIDE; j++)
             here = fmaxf(here, v[j]);
         if (here > largest) {
-            sum *= expf(scale * (largest - here));
+            sum *= exp_of<T>(scale * (largest - here));
             largest = here;
         }
 #pragma unroll
         for (u32 j = 0; j < WIDE; j++)
-            sum += expf(scale * (v[j] - largest));
+            sum += exp_of<T>(scale * (v[j] - largest));
     }
     const float all = block_max(largest);
     // A thread without values has no largest: its sum is 0 and stays so.
-    return Softmax{all, block_sum(sum > 0 ? sum * expf(scale * (largest - all)) : 0.0f)};
+    return Softmax{all, block_sum(sum > 0 ? sum * exp_of<T>(scale * (largest - all)) : 0.0f)};
 }
 
 __device__ inline void write_stats(float *stats, float cross_entropy, float log_z, float divergence, bool correct) {
@@ -63,7 +63,7 @@ __device__ void cross_entropy_row(T *logits, float *stats, const u32 *targets, c
                 read<WIDE>(v, row + i);
 #pragma unroll
                 for (u32 j = 0; j < WIDE; j++)
-                    v[j] = slope * expf(v[j] - softmax.largest) - (i + j == target ? weight : 0.0f);
+                    v[j] = slope * exp_of<T>(v[j] - softmax.largest) - (i + j == target ? weight : 0.0f);
                 write<WIDE>(row + i, v);
             }
         }

@@ -1,6 +1,6 @@
 //! What is made of logits: losses with their gradients in place, and tokens.
 
-use super::{Cuda, Span, THREADS, width};
+use super::{Cuda, LOSS_THREADS, Span, THREADS, width};
 use crate::model::cuda::blas::Element;
 use crate::model::cuda::driver::{Address, Argument};
 use crate::model::cuda::kernels;
@@ -46,7 +46,9 @@ impl Cuda {
             u32::from(gradient).into(),
             width(logits.len, rows).into(),
         ];
-        self.by_rows(kernels::CROSS_ENTROPY.of(logits.element), rows, &arguments);
+        let kernel = kernels::CROSS_ENTROPY.of(logits.element);
+        self.gpu
+            .launch(kernel, (rows, 1), LOSS_THREADS, 0, &arguments);
         stats
     }
 

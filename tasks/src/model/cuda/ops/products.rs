@@ -1,5 +1,7 @@
 //! Products of matrices: cuBLASLt, or a kernel of our own where the library has none.
 
+use std::time::Instant;
+
 use super::{Cuda, Span, THREADS, Weights};
 use crate::model::Rng;
 use crate::model::cuda::blas::{Element, Product, WORKSPACE};
@@ -9,15 +11,18 @@ use crate::model::error::ModelError;
 use crate::model::ops::{Matrix, Ops};
 
 impl Cuda {
-    /// Multiplies two square matrices of random numbers some times over: what a card can do at best.
-    pub fn square_products(&self, size: usize, times: usize) -> Result<(), ModelError> {
+    /// Seconds of a product of two square matrices of random numbers, by so many of them: what a card can do at best.
+    pub fn square_product(&self, size: usize, times: usize) -> Result<f64, ModelError> {
         let rng = Rng::new(1, "square");
-        let row: Vec<f32> = (0..size as u64)
+        // Rows that differ from each other: the next one begins a number later.
+        let numbers: Vec<f32> = (0..2 * size as u64)
             .map(|at| rng.normal(0, at) as f32)
             .collect();
         let mut factor = self.activations(size * size);
-        for start in (0..size * size).step_by(size.max(1)) {
-            self.write(Self::view_mut(&mut factor, start..start + size), &row);
+        for row in 0..size {
+            let start = row * size;
+            let to = Self::view_mut(&mut factor, start..start + size);
+            self.write(to, &numbers[row..row + size]);
         }
         let result = self.activations(size * size);
         let (factor, result) = (
@@ -34,13 +39,33 @@ impl Cuda {
             result: self.activations,
             add: false,
         };
-        for _ in 0..times {
-            self.multiply(result, factor.address, factor.address, product);
-        }
-        self.sync()
+        let multiply = |times| {
+            for _ in 0..times {
+                self.multiply(
+                    result,
+                    result.address,
+                    factor.address,
+                    factor.address,
+                    product,
+                );
+            }
+            self.sync()
+        };
+        multiply(5)?;
+        let start = Instant::now();
+        multiply(times)?;
+        Ok(start.elapsed().as_secs_f64() / times as f64)
     }
 
-    pub(super) fn multiply(&self, c: Span, left: Address, right: Address, product: Product) {
+    /// `c = base + left · right`; the base counts where the product adds.
+    pub(super) fn multiply(
+        &self,
+        c: Span,
+        base: Address,
+        left: Address,
+        right: Address,
+        product: Product,
+    ) {
         assert_eq!(c.len, product.m * product.n, "the result of a product");
         if c.len == 0 {
             return;
@@ -49,18 +74,19 @@ impl Cuda {
         if let Some(blas) = self.gpu.blas() {
             let workspace = self.gpu.scratch("cuBLASLt", WORKSPACE);
             self.gpu.with_blas("a matrix product", || {
-                done = blas.multiply(product, c.address, left, right, workspace)?;
+                done = blas.multiply(product, c.address, base, left, right, workspace)?;
                 Ok(())
             });
         }
         if !done {
-            self.multiply_plainly(c, left, right, product);
+            self.multiply_plainly(c, base, left, right, product);
         }
     }
 
     pub(super) fn multiply_plainly(
         &self,
         c: Span,
+        base: Address,
         left: Address,
         right: Address,
         product: Product,
@@ -81,7 +107,7 @@ impl Cuda {
             product.n as u32,
             product.k as u32,
         ]);
-        let add = if product.add { c.address } else { 0 };
+        let add = if product.add { base } else { 0 };
         let grid = (product.n.div_ceil(64), product.m.div_ceil(64));
         let arguments = [
             c.address.into(),

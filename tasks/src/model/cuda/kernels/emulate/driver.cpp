@@ -80,7 +80,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
     // Compute capability, in two halves; shared memory that a block may ask for; multiprocessors.
     switch (attribute) {
     case 75:
-        return *value = 9, OK;
+        return *value = 8, OK;
     case 76:
         return *value = 0, OK;
     case 97:
