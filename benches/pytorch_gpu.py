@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SHAPES = {"m124": (12, 768, 12, 2048), "m350": (24, 1024, 16, 2816)}
+SHAPES = {"m23": (6, 384, 6, 1024), "m124": (12, 768, 12, 2048), "m350": (24, 1024, 16, 2816)}
 VOCABULARY = 32_000
 
 
