@@ -3,6 +3,7 @@
 //! It parses the command line, asks the engine, and prints. It computes nothing and knows no kind by name except where
 //! a person is told how a model did and how to talk to it.
 
+mod allocator;
 mod args;
 mod commands;
 mod console;
@@ -13,9 +14,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// A graph of many tasks is many small pieces of memory.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     let exit = match args::Cli::try_parse() {

@@ -1,7 +1,9 @@
 //! The last look: facts are carried from task to task, and what holds together becomes the graph.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::mem::take;
+
+use rustc_hash::FxHashMap;
 
 use super::composite::follow;
 use super::draft::{Draft, DraftPort, Output, Target};
@@ -134,7 +136,7 @@ pub struct Assembly<'a, 'k> {
     pub kinds: &'a Kinds,
     pub report: &'a Report,
     sources: Vec<Source>,
-    source_ids: HashMap<(String, Option<Shape>), SourceId>,
+    source_ids: FxHashMap<(String, Option<Shape>), SourceId>,
     ids: Vec<Option<TaskId>>,
 }
 
@@ -154,7 +156,7 @@ impl<'a, 'k> Assembly<'a, 'k> {
             kinds,
             report,
             sources: Vec::new(),
-            source_ids: HashMap::new(),
+            source_ids: FxHashMap::default(),
             ids,
         }
     }
@@ -192,13 +194,13 @@ impl<'a, 'k> Assembly<'a, 'k> {
             order,
             mut predictions,
         } = checked;
-        let mut tasks = Vec::with_capacity(order.len());
+        let n_tasks = order.len();
+        let mut tasks = Vec::with_capacity(n_tasks);
         for index in order {
             let prediction = take(&mut predictions[index]);
-            tasks.push(self.task(index, prediction));
+            tasks.extend(self.task(index, prediction));
         }
-        let tasks: Vec<Task> = tasks.into_iter().collect::<Option<_>>()?;
-        let is_whole = !self.report.has_errors();
+        let is_whole = tasks.len() == n_tasks && !self.report.has_errors();
         is_whole.then(|| Graph::new(tasks, self.sources, goals, groups))
     }
 

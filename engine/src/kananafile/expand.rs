@@ -3,7 +3,9 @@
 //! Knows nothing of kinds: composites are expanded later, when their ports are known.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 use super::node::{Key, Node, Span, Val};
 use super::problem::{Report, did_you_mean};
@@ -226,8 +228,9 @@ fn product(axes: &Axes) -> Vec<Variant> {
 }
 
 /// Names of tasks → the entries that they stand for: every variant by itself, and all of a matrix together.
-pub fn names(entries: &[Entry]) -> HashMap<&str, Vec<usize>> {
-    let mut names: HashMap<&str, Vec<usize>> = HashMap::with_capacity(entries.len());
+pub fn names(entries: &[Entry]) -> FxHashMap<&str, Vec<usize>> {
+    let mut names: FxHashMap<&str, Vec<usize>> = FxHashMap::default();
+    names.reserve(entries.len());
     for (index, entry) in entries.iter().enumerate() {
         names.entry(&entry.base).or_default().push(index);
         if entry.name != entry.base {

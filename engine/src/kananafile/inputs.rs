@@ -3,7 +3,9 @@
 //! `"data/*.zst"` is a source, `":task"` and `":task.port"` are outputs, a matrix stands for all its variants in
 //! order; arrays of those, or tables that give them labels.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
 
 use super::draft::{Draft, DraftBinding, DraftPort, Target};
 use super::expand::{Entry, canonical_variant};
@@ -19,7 +21,7 @@ use crate::kind::{Arity, Input, Kinds, Output};
 pub struct References<'a, 'k> {
     pub drafts: &'a [Draft<'k>],
     /// Tasks and variants → drafts.
-    pub names: &'a HashMap<&'a str, Vec<usize>>,
+    pub names: &'a FxHashMap<&'a str, Vec<usize>>,
     pub sources: &'a BTreeMap<String, source::Named>,
     pub goals: &'a [(Key, Node)],
     pub kinds: &'a Kinds,

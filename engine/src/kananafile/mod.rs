@@ -30,9 +30,10 @@ mod source;
 mod tests;
 mod vars;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde_json::Value;
 
 pub use budget::Budget;
@@ -234,7 +235,7 @@ struct Loader<'a> {
     declarations: &'a Declarations,
     vars: &'a Vars,
     entries: &'a [Entry],
-    names: HashMap<&'a str, Vec<usize>>,
+    names: FxHashMap<&'a str, Vec<usize>>,
     sources: &'a BTreeMap<String, source::Named>,
     reserved: &'a [&'a str],
     kinds: &'a Kinds,

@@ -4,8 +4,8 @@
 //! has no place in a Kananafile, is read again by [`super::node::parse`] with that crate, which says what is wrong.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
 use toml_parser::decoder::{Encoding, ScalarKind};
 use toml_parser::parser::{EventReceiver, parse_document};
 use toml_parser::{ErrorSink, ParseError, Raw, Source};
@@ -86,7 +86,7 @@ struct Reader<'t> {
     source: Source<'t>,
     tables: Vec<Table<'t>>,
     /// Positions of the entries of large tables.
-    positions: HashMap<(usize, Cow<'t, str>), usize>,
+    positions: FxHashMap<(usize, Cow<'t, str>), usize>,
     /// The key that is being read, part by part.
     path: Vec<Name<'t>>,
     /// Innermost last; the first is the table of the last header.
@@ -102,7 +102,7 @@ impl<'t> Reader<'t> {
             file,
             source,
             tables: Vec::new(),
-            positions: HashMap::new(),
+            positions: FxHashMap::default(),
             path: Vec::new(),
             open: Vec::new(),
             items: Vec::new(),
