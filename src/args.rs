@@ -283,13 +283,13 @@ pub struct ChatArgs {
     /// A goal, a task that makes a model, or a directory in Hugging Face form
     pub model: String,
     /// Randomness of sampling; 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, value_parser = temperature)]
     pub temperature: f32,
     /// Sample from the smallest set of tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
     pub top_p: f32,
     /// Tokens in an answer at most
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     pub max_tokens: usize,
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
@@ -303,6 +303,29 @@ pub struct ChatArgs {
     /// Print the ids of prompt and answer as JSON instead of text
     #[arg(long)]
     pub show_tokens: bool,
+}
+
+fn temperature(word: &str) -> Result<f32, String> {
+    let number: f32 = word.parse().map_err(|_| "not a number".to_owned())?;
+    let is_one = number.is_finite() && number >= 0.0;
+    is_one
+        .then_some(number)
+        .ok_or_else(|| "0 or more".to_owned())
+}
+
+fn share(word: &str) -> Result<f32, String> {
+    let number: f32 = word.parse().map_err(|_| "not a number".to_owned())?;
+    let is_one = number > 0.0 && number <= 1.0;
+    is_one
+        .then_some(number)
+        .ok_or_else(|| "above 0, at most 1".to_owned())
+}
+
+fn at_least_one(word: &str) -> Result<usize, String> {
+    let number: usize = word.parse().map_err(|_| "not a whole number".to_owned())?;
+    (number > 0)
+        .then_some(number)
+        .ok_or_else(|| "1 or more".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -409,6 +432,20 @@ mod tests {
         let cli = Cli::parse_from(["kbuild", "-C", "there", "plan", "nano", "--profile", "ci"]);
         assert!(matches!(cli.verb, Some(Verb::Plan(plan)) if plan.goals == ["nano"]));
         assert_eq!(cli.project.profile, ["ci"]);
+    }
+
+    #[test]
+    fn sampling_that_is_none_is_refused() {
+        for wrong in [
+            ["--temperature", "nan"],
+            ["--temperature", "-1"],
+            ["--top-p", "0"],
+            ["--top-p", "5"],
+            ["--max-tokens", "0"],
+        ] {
+            let words = ["kbuild", "chat", "nano"].into_iter().chain(wrong);
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

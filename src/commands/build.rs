@@ -1,5 +1,6 @@
 //! `kbuild GOAL…`: plans, builds, and says how it went.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -249,13 +250,20 @@ pub fn same_reading(args: &ProjectArgs) -> String {
     let directory = args.directory.iter().map(|path| ("-C", path));
     let file = args.file.iter().map(|path| ("-f", path));
     let paths = directory.chain(file);
-    let paths = paths.map(|(option, path)| format!(" {option} {}", path.display()));
-    let profiles = args.profile.iter().map(|name| format!(" --profile {name}"));
-    let vars = args
-        .set
-        .iter()
-        .map(|(name, value)| format!(" --set {name}={value}"));
-    paths.chain(profiles).chain(vars).collect()
+    let paths = paths.map(|(option, path)| (option, path.display().to_string()));
+    let profiles = args.profile.iter().map(|name| ("--profile", name.clone()));
+    let vars = args.set.iter();
+    let vars = vars.map(|(name, value)| ("--set", format!("{name}={value}")));
+    let options = paths.chain(profiles).chain(vars);
+    options
+        .map(|(option, word)| format!(" {option} {}", quoted(&word)))
+        .collect()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> Cow<'_, str> {
+    // No word of a command line holds a NUL.
+    shlex::try_quote(word).unwrap_or(Cow::Borrowed(word))
 }
 
 /// The program as it was called: `target/release/kbuild` under `cargo run`.
@@ -290,5 +298,14 @@ mod tests {
             " -C there -f x.kanana --profile ci --set seed=7"
         );
         assert_eq!(same_reading(&ProjectArgs::default()), "");
+        let args = ProjectArgs {
+            directory: Some("my models".into()),
+            set: vec![("note".to_owned(), "it's $5".to_owned())],
+            ..ProjectArgs::default()
+        };
+        assert_eq!(
+            same_reading(&args),
+            r#" -C 'my models' --set "note=it's \$5""#
+        );
     }
 }

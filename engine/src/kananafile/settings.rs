@@ -2,6 +2,7 @@
 //! attempts = 2 }`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::node::{Node, Val};
@@ -18,18 +19,22 @@ const KEYS: [&str; 6] = [
     "attempts",
 ];
 
+/// More threads than any machine that a task runs on has.
+const MOST_THREADS: u32 = 4096;
+
 /// The settings of a `run` table; what is wrong is reported and left at its default.
 pub fn read(node: &Node, report: &Report) -> RunSettings {
     let fields = fields(node, &KEYS, "`run`", report);
     let field = |name: &str| fields.get(name).copied();
-    let positive = |name: &str| field(name).and_then(|node| count(node, name, 1, report));
+    let number =
+        |name: &str, most| field(name).and_then(|node| count(node, name, 1..=most, report));
     RunSettings {
         device: field("device").map_or(Device::Auto, |node| device(node, report)),
         slots: field("slots").map_or_else(BTreeMap::new, |node| slots(node, report)),
-        threads: positive("threads"),
+        threads: number("threads", MOST_THREADS),
         recompute: field("recompute").is_some_and(|node| flag(node, "`recompute`", report)),
         timeout: field("timeout").and_then(|node| timeout(node, report)),
-        attempts: positive("attempts").unwrap_or(1),
+        attempts: number("attempts", u32::MAX).unwrap_or(1),
     }
 }
 
@@ -50,21 +55,26 @@ fn slots(node: &Node, report: &Report) -> BTreeMap<String, u32> {
     let entries = table(node, "`slots`", report).unwrap_or_default();
     entries
         .iter()
-        .filter_map(|(key, node)| Some((key.name.clone(), count(node, &key.name, 0, report)?)))
+        .filter_map(|(key, node)| {
+            Some((
+                key.name.clone(),
+                count(node, &key.name, 0..=u32::MAX, report)?,
+            ))
+        })
         .collect()
 }
 
-fn count(node: &Node, name: &str, least: u32, report: &Report) -> Option<u32> {
+fn count(node: &Node, name: &str, range: RangeInclusive<u32>, report: &Report) -> Option<u32> {
     let number = match node.value {
-        Val::Int(number) => u32::try_from(number).ok().filter(|n| *n >= least),
+        Val::Int(number) => u32::try_from(number).ok().filter(|n| range.contains(n)),
         Val::Broken => return None,
         _ => None,
     };
     if number.is_none() {
         let is_large = matches!(node.value, Val::Int(number) if number > 0);
         let range = match is_large {
-            true => format!("from {least} to {}", u32::MAX),
-            false => format!("of at least {least}"),
+            true => format!("from {} to {}", range.start(), range.end()),
+            false => format!("of at least {}", range.start()),
         };
         let message = format!("`{name}` must be an integer {range}");
         report.error(node.span, message, "");
