@@ -47,6 +47,8 @@ pub struct Params {
     pub first: usize,
     /// How many prompts to take from there; all when absent.
     pub count: Option<usize>,
+    /// Number format of the arithmetic.
+    pub numerics: Numerics,
 }
 
 impl Default for Params {
@@ -61,6 +63,7 @@ impl Default for Params {
             seed: 0,
             first: 0,
             count: None,
+            numerics: Numerics::F32,
         }
     }
 }
@@ -147,7 +150,7 @@ impl TaskKind for Sample {
             let config = model.and_then(|model| facts::to_config(model, Head::Language));
             let sequences = params.k.saturating_mul(prompts.unwrap_or(1) as usize);
             let positions = params.max_new_tokens.unwrap_or(0);
-            let backend = facts::backend(known, Numerics::F32);
+            let backend = facts::backend(known, params.numerics);
             let memory = config.map(|config| decoding(&config, sequences, positions, backend));
             let cost = facts::forward(model, None, memory);
             facts::prediction(cost, [("samples", samples)])
@@ -160,7 +163,7 @@ impl TaskKind for Sample {
         let tokenizer = model_files::tokenizer(&artifact.path, &model.config)?;
         let options = options(&params, &model.config.eos_token_id)?;
         let prompts = prompts(&params, context, &tokenizer)?;
-        let device = steps::device(context, Numerics::F32)?;
+        let device = steps::device(context, params.numerics)?;
         let decoder = Decoder::new(&model, &device)?;
         let mut journal = Journal::open(context)?;
         let mut done = journal.read(&prompts);
