@@ -1,7 +1,7 @@
 //! `kbuild GOAL…`: plans, builds, and says how it went.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -250,14 +250,13 @@ pub fn same_reading(args: &ProjectArgs) -> String {
     let directory = args.directory.iter().map(|path| ("-C", path));
     let file = args.file.iter().map(|path| ("-f", path));
     let paths = directory.chain(file);
-    let paths = paths.map(|(option, path)| (option, path.display().to_string()));
-    let profiles = args.profile.iter().map(|name| ("--profile", name.clone()));
+    let path = |path: &Path| quoted(&path.display().to_string()).into_owned();
+    let paths = paths.map(|(option, name)| format!(" {option} {}", path(name)));
+    let profiles = args.profile.iter();
+    let profiles = profiles.map(|name| format!(" --profile {}", quoted(name)));
     let vars = args.set.iter();
-    let vars = vars.map(|(name, value)| ("--set", format!("{name}={value}")));
-    let options = paths.chain(profiles).chain(vars);
-    options
-        .map(|(option, word)| format!(" {option} {}", quoted(&word)))
-        .collect()
+    let vars = vars.map(|(name, value)| format!(" --set {name}={}", quoted(value)));
+    paths.chain(profiles).chain(vars).collect()
 }
 
 /// A word as a shell takes it.
@@ -305,7 +304,7 @@ mod tests {
         };
         assert_eq!(
             same_reading(&args),
-            r#" -C 'my models' --set "note=it's \$5""#
+            r#" -C 'my models' --set note="it's \$5""#
         );
     }
 }
