@@ -299,12 +299,12 @@ mod tests {
         assert_eq!(same_reading(&ProjectArgs::default()), "");
         let args = ProjectArgs {
             directory: Some("my models".into()),
-            set: vec![("note".to_owned(), "it's $5".to_owned())],
+            set: vec![("note".to_owned(), "two words".to_owned())],
             ..ProjectArgs::default()
         };
         assert_eq!(
             same_reading(&args),
-            r#" -C 'my models' --set note="it's \$5""#
+            " -C 'my models' --set note='two words'"
         );
     }
 }
