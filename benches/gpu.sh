@@ -42,7 +42,39 @@ echo '== agreement with the processor (relative), and the same bits twice'
 timeout 60 "$here/gpu" agreement | tee "$results/agreement.json"
 [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
 
-echo '== training'
+# A row of the table, from what both wrote.
+row() {
+    "$python" - "$results" "$1" "$2" <<'PYTHON'
+import json, pathlib, sys
+
+# The dense bf16 peak of data sheets (H100, H200), for MFU; the measured rate of the card stands beside it.
+PEAK = 989e12
+folder, model, length = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+
+def read(who):
+    try:
+        return json.loads((folder / f"{who}-{model}-{length}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+own, torch = read("kbuild"), read("pytorch") or {}
+if not own:
+    sys.exit(f"{model:6}{length:>6}  did not run")
+other, memory = torch.get("tokens_per_second", float("nan")), torch.get("memory_bytes", float("nan"))
+print(
+    f"{model:6}{length:>6}{own['rows']:>6}{own['tokens_per_second']:>14,.0f}{other:>15,.0f}"
+    f"{own['tokens_per_second'] / other:>7.2f}{own['flops_per_second'] / PEAK:>7.1%}{own['share_of_matmul']:>11.1%}"
+    f"{own['memory_bytes'] / 2**30:>7.1f}{own['predicted_bytes'] / 2**30:>11.1f}{memory / 2**30:>7.1f}"
+    f"{own['sampled_tokens_per_second']:>11,.0f}{'yes' if own['sampled_alike_alone'] else 'NO':>7}"
+)
+PYTHON
+}
+
+echo "== training: MFU against 989 TFLOP/s, FLOPs of causal attention (Megatron-LM's formula); memory in GiB"
+printf '%-6s%6s%6s%14s%15s%7s%7s%11s%7s%11s%7s%11s%7s\n' model T rows 'kbuild tok/s' 'PyTorch tok/s' ratio MFU \
+    'of matmul' kbuild predicted torch sampled/s alike
 for shape in 'm23 256 16' 'm124 1024 32' 'm124 2048 16' 'm350 1024 16' 'm350 2048 8'; do
     read -r model length rows <<<"$shape"
     words=("$model" --length "$length" --rows "$rows" --seconds "$seconds")
@@ -50,34 +82,8 @@ for shape in 'm23 256 16' 'm124 1024 32' 'm124 2048 16' 'm350 1024 16' 'm350 204
         { failed=1; tail -n 5 "$results/kbuild-$model-$length.log"; }
     timeout 90 "$python" "$here/pytorch_gpu.py" "${words[@]}" >"$results/pytorch-$model-$length.json" \
         2>"$results/pytorch-$model-$length.log" || tail -n 5 "$results/pytorch-$model-$length.log"
+    row "$model" "$length"
 done
 
-"$python" - "$results" <<'PYTHON'
-import json, pathlib, sys
-
-# Dense bf16 peaks of data sheets, for MFU; the measured rate of the card stands beside it.
-PEAK = 989e12
-folder = pathlib.Path(sys.argv[1])
-print(f"MFU against {PEAK / 1e12:.0f} TFLOP/s (H100, H200), FLOPs of causal attention (Megatron-LM's formula)")
-print(f"{'model':6}{'T':>6}{'rows':>6}{'kbuild tok/s':>14}{'PyTorch tok/s':>15}{'ratio':>7}{'MFU':>7}{'of matmul':>11}{'GiB':>7}{'predicted':>11}{'torch':>7}{'sampled/s':>11}{'alike':>7}")
-for model, length in [("m23", 256), ("m124", 1024), ("m124", 2048), ("m350", 1024), ("m350", 2048)]:
-    def read(who):
-        try:
-            return json.loads((folder / f"{who}-{model}-{length}.json").read_text())
-        except (OSError, ValueError):
-            return None
-    own, torch = read("kbuild"), read("pytorch")
-    if not own:
-        print(f"{model:6}{length:>6}  did not run")
-        continue
-    other = torch["tokens_per_second"] if torch else float("nan")
-    memory = torch["memory_bytes"] / 2**30 if torch else float("nan")
-    print(
-        f"{model:6}{length:>6}{own['rows']:>6}{own['tokens_per_second']:>14,.0f}{other:>15,.0f}"
-        f"{own['tokens_per_second'] / other:>7.2f}{own['flops_per_second'] / PEAK:>7.1%}"
-        f"{own['share_of_matmul']:>11.1%}{own['memory_bytes'] / 2**30:>7.1f}{own['predicted_bytes'] / 2**30:>11.1f}"
-        f"{memory:>7.1f}{own['sampled_tokens_per_second']:>11,.0f}{'yes' if own['sampled_alike_alone'] else 'NO':>7}"
-    )
-PYTHON
 echo "results: $results"
 exit $failed
