@@ -95,12 +95,26 @@ impl Manifest {
     }
 
     /// The manifest of one part: the same work over that part of each mapped port.
-    pub fn part(&self, parts: impl IntoIterator<Item = (String, InputEntry)>) -> Self {
-        let mut manifest = self.clone();
-        manifest.part = true;
-        let parts = parts.into_iter().map(|(port, entry)| (port, vec![entry]));
-        manifest.inputs.extend(parts);
-        manifest
+    pub fn part(&self, parts: &[(String, InputEntry)]) -> Self {
+        Self {
+            inputs: self.inputs_of_part(parts),
+            part: true,
+            ..self.clone()
+        }
+    }
+
+    /// The key of that manifest, without making it.
+    pub fn part_key(&self, parts: &[(String, InputEntry)]) -> Digest {
+        Digest::of(self.text_of(&self.inputs_of_part(parts), true).as_bytes())
+    }
+
+    fn inputs_of_part(&self, parts: &[(String, InputEntry)]) -> BTreeMap<String, Vec<InputEntry>> {
+        let is_whole = |port: &String| parts.iter().all(|(mapped, _)| mapped != port);
+        let whole = self.inputs.iter().filter(|(port, _)| is_whole(port));
+        let whole = whole.map(|(port, entries)| (port.clone(), entries.clone()));
+        let parts = parts.iter();
+        let parts = parts.map(|(port, entry)| (port.clone(), vec![entry.clone()]));
+        whole.chain(parts).collect()
     }
 
     /// The digest of the canonical text.
@@ -116,16 +130,25 @@ impl Manifest {
     /// # Panics
     /// Never, see [`Manifest::key`].
     pub fn text(&self) -> String {
+        self.text_of(&self.inputs, self.part)
+    }
+
+    fn text_of(&self, inputs: &BTreeMap<String, Vec<InputEntry>>, is_part: bool) -> String {
         let mut out = String::with_capacity(512);
-        self.write(&mut out)
+        self.write(inputs, is_part, &mut out)
             .expect("a manifest has a canonical form");
         out
     }
 
     /// Fields in the order of their names.
-    fn write(&self, out: &mut String) -> Result<(), NotCanonical> {
+    fn write(
+        &self,
+        inputs: &BTreeMap<String, Vec<InputEntry>>,
+        is_part: bool,
+        out: &mut String,
+    ) -> Result<(), NotCanonical> {
         out.push_str("{\"inputs\":{");
-        for (index, (port, entries)) in self.inputs.iter().enumerate() {
+        for (index, (port, entries)) in inputs.iter().enumerate() {
             out.push_str(if index > 0 { "," } else { "" });
             canonical::write_text(port, out)?;
             out.push_str(":[");
@@ -139,7 +162,7 @@ impl Manifest {
         canonical::write_text(&self.kind, out)?;
         out.push_str(",\"params\":");
         canonical::write_value(&self.params, out)?;
-        if self.part {
+        if is_part {
             out.push_str(",\"part\":true");
         }
         if let Some(program) = &self.program {

@@ -119,7 +119,8 @@ pub enum Reason {
 pub struct Part {
     pub index: usize,
     pub key: Digest,
-    pub manifest: Manifest,
+    /// What it is made of, by mapped port.
+    pub inputs: Vec<(String, InputEntry)>,
     /// What it gave, if it was done before.
     pub receipt: Option<Arc<Receipt>>,
 }
@@ -362,8 +363,8 @@ pub fn decide(
 /// The keys of the parts of a task that maps, in order; none of another.
 pub fn part_keys(graph: &Graph, task: &Task, known: &Known, whole: &Manifest) -> Vec<Digest> {
     match task.is_mapped() {
-        true => rows(graph, task, known, whole)
-            .map(|part| part.key())
+        true => rows(graph, task, known)
+            .map(|part| whole.part_key(&part))
             .collect(),
         false => Vec::new(),
     }
@@ -476,8 +477,8 @@ fn parts(
     if !task.is_mapped() {
         return None;
     }
-    let part = |(index, manifest): (usize, Manifest)| {
-        let key = manifest.key();
+    let part = |(index, inputs): (usize, Row)| {
+        let key = whole.part_key(&inputs);
         let receipt = match receipts.get(&key) {
             Lookup::Found(receipt) => Some(receipt).filter(|receipt| gives_part(task, receipt)),
             Lookup::Missing | Lookup::Unusable(_) | Lookup::Dropped(_) => None,
@@ -485,32 +486,28 @@ fn parts(
         Part {
             index,
             key,
-            manifest,
+            inputs,
             receipt,
         }
     };
-    let rows: Vec<Manifest> = rows(graph, task, known, whole).collect();
+    let rows: Vec<Row> = rows(graph, task, known).collect();
     Some(Parts {
         all: rows.into_par_iter().enumerate().map(part).collect(),
     })
 }
 
-/// The manifests of the parts of a task that maps.
-fn rows<'a>(
-    graph: &'a Graph,
-    task: &'a Task,
-    known: &'a Known,
-    whole: &'a Manifest,
-) -> impl Iterator<Item = Manifest> + 'a {
+/// One part of each mapped port.
+type Row = Vec<(String, InputEntry)>;
+
+/// What the parts of a task that maps are made of.
+fn rows<'a>(graph: &'a Graph, task: &'a Task, known: &'a Known) -> impl Iterator<Item = Row> + 'a {
     let mut columns: Vec<_> = mapped(task)
         .map(|port| (port.name.clone(), parts_of(graph, port, known)))
         .collect();
     std::iter::from_fn(move || {
-        let row: Option<Vec<(String, InputEntry)>> = columns
-            .iter_mut()
-            .map(|(port, entries)| Some((port.clone(), entries.next()?)))
-            .collect();
-        Some(whole.part(row?))
+        let row = columns.iter_mut();
+        row.map(|(port, entries)| Some((port.clone(), entries.next()?)))
+            .collect()
     })
 }
 

@@ -250,7 +250,8 @@ fn keep(
         .iter()
         .map(|(port, laid)| Ok((port.clone(), job.shared.store.keep(laid)?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let receipt = new_receipt(job, &part.manifest, outputs, measured, elapsed);
+    let manifest = job.work.manifest.part(&part.inputs);
+    let receipt = new_receipt(job, &manifest, outputs, measured, elapsed);
     job.shared.store.write_receipt(&receipt)?;
     Ok(receipt)
 }

@@ -100,7 +100,7 @@ fn a_part_is_not_the_whole() {
     let digest = Digest::of(b"a");
     let whole = Manifest::of(task, |_| digest, None);
     let label = None;
-    let part = whole.part([("documents".to_owned(), InputEntry { digest, label })]);
+    let part = whole.part(&[("documents".to_owned(), InputEntry { digest, label })]);
     assert_eq!(part.inputs, whole.inputs);
     assert_ne!(part.key(), whole.key());
 }

@@ -94,12 +94,14 @@ impl World {
     fn run(&mut self, task: &Task, work: &Work, make: &impl Fn(&Manifest) -> String) -> Receipt {
         let mut parts: BTreeMap<String, Vec<Content>> = BTreeMap::new();
         for part in work.parts.iter().flat_map(|parts| &parts.all) {
-            let made = file(&make(&part.manifest));
+            let manifest = work.manifest.part(&part.inputs);
+            assert_eq!(manifest.key(), part.key);
+            let made = file(&make(&manifest));
             let outputs = task
                 .outputs
                 .iter()
                 .map(|port| (port.name.clone(), made.clone()));
-            let receipt = receipt_of(task, part.key, &part.manifest, outputs.collect());
+            let receipt = receipt_of(task, part.key, &manifest, outputs.collect());
             for (port, content) in &receipt.outputs {
                 parts.entry(port.clone()).or_default().push(content.clone());
             }
