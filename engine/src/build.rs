@@ -76,6 +76,7 @@ pub struct Prepared {
     pub store: Store,
     pub graph: Arc<Graph>,
     pub goals: Vec<TaskId>,
+    pub beside: Beside,
     pub scan: Scan,
     pub plan: Plan,
     /// What the scan learnt of sources: saved by a build.
@@ -88,6 +89,28 @@ pub struct Prepared {
     pub removals: u64,
     /// What was found to be damaged on the way.
     pub warnings: Vec<String>,
+}
+
+/// Tasks that the goals need and that are not in the graph of a build: up to date, unless what they depend on is not.
+#[derive(Default)]
+pub struct Beside {
+    pub tasks: usize,
+    /// The names of those that depend on a task of the graph.
+    pub behind: Option<Box<dyn Fn(TaskId) -> Vec<String> + Send + Sync>>,
+}
+
+impl Beside {
+    fn behind(&self, id: TaskId) -> Vec<String> {
+        self.behind
+            .as_ref()
+            .map_or_else(Vec::new, |names| names(id))
+    }
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tasks beside", self.tasks)
+    }
 }
 
 /// How a build ended.

@@ -23,6 +23,8 @@ pub enum BuildEvent {
         build: String,
         tasks: usize,
         hits: usize,
+        /// Those of the hits of which nothing more is said.
+        beside: usize,
         misses: usize,
         unknown: usize,
     },

@@ -118,7 +118,7 @@ pub struct Cost {
 }
 
 /// What a kind says of a task without running it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// Facts by output port.
     pub outputs: BTreeMap<String, Facts>,

@@ -34,7 +34,7 @@ impl SourceId {
 }
 
 /// A file, directory or glob that no task makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Path or glob with `/`, relative to the folder of the root Kananafile.
     pub pattern: String,
@@ -45,7 +45,7 @@ pub struct Source {
 }
 
 /// Where an input comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Origin {
     Source(SourceId),
     /// Output port number `port` (an index into [`Task::outputs`]) of a task.
@@ -55,8 +55,18 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// The task that makes it.
+    pub fn task(self) -> Option<TaskId> {
+        match self {
+            Self::Task { task, .. } => Some(task),
+            Self::Source(_) => None,
+        }
+    }
+}
+
 /// One artifact on an input port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The label that the Kananafile gives it, or else the reference without its colon, or the pattern of the source.
     pub label: String,
@@ -64,7 +74,7 @@ pub struct Binding {
 }
 
 /// An input port in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputPort {
     pub name: String,
     /// Worked on part by part; the parts of all bindings form one list.
@@ -75,7 +85,7 @@ pub struct InputPort {
 }
 
 /// An output port of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputPort {
     pub name: String,
     pub format: String,
@@ -97,7 +107,7 @@ pub enum Device {
 }
 
 /// How a result is obtained; never part of what it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSettings {
     pub device: Device,
     /// Slots of named resources (`gpu`, `cpu`, pools) that an attempt holds.
@@ -127,7 +137,7 @@ impl Default for RunSettings {
 
 /// The program of a command or plugin. Relative paths start at the folder of the root Kananafile, which is also the
 /// working directory of the process.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// Program and arguments. Of a command it holds placeholders (`{inputs.NAME}`, `{outputs.NAME}`, `{partial}`); a
     /// plugin is given the request file as one more argument.
@@ -141,7 +151,7 @@ pub struct Program {
 }
 
 /// Who executes a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Executor {
     /// This program, re-executed.
     BuiltIn,
@@ -161,7 +171,7 @@ impl Executor {
 }
 
 /// Where in the Kananafile something was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Path of the file, relative to the folder of the root Kananafile.
     pub file: String,
@@ -169,7 +179,7 @@ pub struct Place {
 }
 
 /// One unit of work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// `clean-ko`, `anneal@lr=0.001` (a variant), `align/round-1` (a step of a composite).
     pub name: String,
@@ -394,12 +404,7 @@ fn ids(tasks: &[Task]) -> impl Iterator<Item = TaskId> + use<> {
 }
 
 fn dependencies_of(task: &Task) -> Vec<TaskId> {
-    let upstream: BTreeSet<TaskId> = task
-        .bindings()
-        .filter_map(|binding| match binding.from {
-            Origin::Task { task, .. } => Some(task),
-            Origin::Source(_) => None,
-        })
-        .collect();
+    let origins = task.bindings().map(|binding| binding.from);
+    let upstream: BTreeSet<TaskId> = origins.filter_map(Origin::task).collect();
     upstream.into_iter().collect()
 }

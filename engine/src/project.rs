@@ -4,6 +4,7 @@
 mod accept;
 mod again;
 mod settled;
+mod slice;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::build::{self, Options, Outcome, Prepared};
+use crate::build::{self, Beside, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::event::Events;
@@ -20,14 +21,15 @@ use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
 use crate::kananafile::{self, Kananafile, Problem, Severity};
 use crate::kind::Kinds;
-use crate::plan::{self, Status};
+use crate::plan::{self, Plan, Snapshot, Status};
 use crate::runner::Stop;
 use crate::store::{Found, Remembered, Store};
 use crate::workspace::Workspace;
 
 pub use accept::NotAccepted;
 pub use again::{Again, FileDifference, Verdict};
-pub use settled::Question;
+pub use settled::{Answer, Question};
+pub use slice::{Loose, Slice};
 
 /// Why a project cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -157,18 +159,29 @@ impl Project {
 
     /// Scans what `goals` need and plans them. Reads and writes nothing.
     pub fn prepare(&self, goals: &[TaskId]) -> Prepared {
+        self.prepare_by(goals, &self.graph.reach(goals), |snapshot, found| {
+            plan::plan(&self.graph, snapshot, found, goals)
+        })
+    }
+
+    /// The same by a plan of some tasks, which read nothing of the workspace that others do not read.
+    fn prepare_by(
+        &self,
+        goals: &[TaskId],
+        tasks: &[TaskId],
+        plan: impl FnOnce(&Snapshot, &Found<'_>) -> Plan,
+    ) -> Prepared {
         let removals = self.store.removals();
         let (mut sources, sources_warning) = self.store.memo("sources");
         let (mut blobs, blobs_warning) = self.store.memo("blobs");
         let (latest, latest_warning) = self.store.memo("latest");
-        let tasks = self.graph.reach(goals);
-        let scan = self.workspace.scan(&self.graph, &tasks, &mut sources);
+        let scan = self.workspace.scan(&self.graph, tasks, &mut sources);
         // A mapping task's parts are looked for side by side by the planner.
         let wholes = tasks.iter().map(|id| self.graph.task(*id));
         let wholes = wholes.filter(|task| !task.is_mapped());
         let keys = (self.store).last_keys(&latest, wholes.map(|task| task.name.as_str()));
         let found = Found::new(&self.store, &blobs).foreseeing(keys);
-        let plan = plan::plan(&self.graph, &scan.snapshot, &found, goals);
+        let plan = plan(&scan.snapshot, &found);
         let mut warnings = found.take_warnings();
         for (digest, stamp, seen_ns) in found.into_read() {
             blobs.note(digest.to_hex().into(), stamp, digest, seen_ns);
@@ -180,6 +193,7 @@ impl Project {
             store: self.store.clone(),
             graph: Arc::clone(&self.graph),
             goals: goals.to_vec(),
+            beside: Beside::default(),
             scan,
             plan,
             sources,

@@ -1,6 +1,7 @@
 //! `kbuild GOAL…`: plans, builds, and says how it went.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,15 +9,15 @@ use std::time::Duration;
 use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome};
 use kbuild_engine::error::Error;
-use kbuild_engine::event::Events;
-use kbuild_engine::graph::TaskId;
-use kbuild_engine::kananafile::suggest;
+use kbuild_engine::event::{Events, Totals};
+use kbuild_engine::graph::{Graph, TaskId};
+use kbuild_engine::kananafile::{Resources, suggest};
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
 use tokio::sync::watch;
 
 use super::made::Made;
-use super::settled::{self, Closing};
+use super::settled::{self, Before, Closing};
 use super::{
     DEFAULT_GOAL, Exit, Stop, build_id, chat, mention_warnings, open_at, page, plan, select_beside,
     workspace,
@@ -48,10 +49,16 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         }
         found => found?,
     };
-    let question = settled::question(&workspace, &file, project_args, args);
-    if args.yes.is_empty() && settled::say_again(&question, &workspace, args) {
-        return Ok(Exit::Done);
-    }
+    let ask = || settled::question(&workspace, &file, project_args, args);
+    let before = match args.yes.is_empty() {
+        true => settled::from_before(ask(), &workspace, project_args, args)?,
+        false => Before::Open(Totals::default()),
+    };
+    let before = match before {
+        Before::Done(exit) => return Ok(exit),
+        Before::Open(totals) => totals,
+    };
+    let question = ask();
     let kinds = kbuild_tasks::kinds();
     let project = open_at(workspace, &file, project_args, &kinds)?;
     mention_warnings(&project);
@@ -62,7 +69,10 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         return Err(Stop::words(message, help));
     }
     let goals = select_beside(&verbs(), project.graph(), &args.goals)?;
-    let options = options(&project, args)?;
+    let options = Options {
+        allowed: allowed(project.graph(), args)?,
+        ..options(&project.kananafile.resources, args)
+    };
     let prepared = project.prepare(&goals);
     if project.is_settled(&prepared) {
         plan::warn(&prepared);
@@ -80,28 +90,36 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let outcome = drive(args.json, &reading, |events, stop| {
         project.build(prepared, options, events, stop)
     })?;
-    finish(&project, &goals, project_args, args, &outcome)
+    let built = Outcome {
+        totals: together(&before, &outcome.totals),
+        ..outcome
+    };
+    finish(&project, &goals, project_args, args, &built)
 }
 
-/// How the build goes about it. A word of `--yes` may stand for several tasks, and must stand for one.
-pub fn options(project: &Project, args: &BuildArgs) -> Result<Options, Stop> {
-    let graph = project.graph();
+/// How the build goes about it.
+pub fn options(resources: &Resources, args: &BuildArgs) -> Options {
     let mut options = Options::new(&build_id());
-    options.resources.pools = project.kananafile.resources.pools();
+    options.resources.pools = resources.pools();
     options.keep_going = args.keep_going;
+    if let Some(jobs) = args.jobs {
+        options.resources.cpu = jobs;
+    }
+    options
+}
+
+/// The tasks that `--yes` lets be rebuilt. A word may stand for several, and must stand for one.
+fn allowed(graph: &Graph, args: &BuildArgs) -> Result<BTreeSet<String>, Stop> {
+    let mut allowed = BTreeSet::new();
     for word in &args.yes {
         let tasks = graph.find(word).ok_or_else(|| {
             let near = suggest(word, graph.names());
             let help = near.map_or(String::new(), |near| format!("did you mean `{near}`?"));
             Stop::words(format!("`--yes {word}`: no task is called `{word}`"), help)
         })?;
-        let names = tasks.iter().map(|id| graph.task(*id).name.clone());
-        options.allowed.extend(names);
+        allowed.extend(tasks.iter().map(|id| graph.task(*id).name.clone()));
     }
-    if let Some(jobs) = args.jobs {
-        options.resources.cpu = jobs;
-    }
-    Ok(options)
+    Ok(allowed)
 }
 
 /// Runs what executes tasks, shows its events, and passes on signals. `reading`: the options with which commands that
@@ -197,13 +215,28 @@ fn finish(
         }
         return Ok(Exit::Done);
     }
-    if outcome.is_interrupted() {
-        if !args.json {
-            console::talk("interrupted; the same command goes on from here");
-        }
-        return Ok(Exit::Interrupted);
+    Ok(unfinished(outcome, args))
+}
+
+/// What there is to say of a build that did not come to its end.
+pub fn unfinished(outcome: &Outcome, args: &BuildArgs) -> Exit {
+    if !outcome.is_interrupted() {
+        return Exit::Failed;
     }
-    Ok(Exit::Failed)
+    if !args.json {
+        console::talk("interrupted; the same command goes on from here");
+    }
+    Exit::Interrupted
+}
+
+/// The numbers of a build together with those of what was built before it: for it, that was up to date.
+fn together(before: &Totals, now: &Totals) -> Totals {
+    Totals {
+        built: before.built + now.built,
+        hits: now.hits.saturating_sub(before.built),
+        elapsed_ms: before.elapsed_ms + now.elapsed_ms,
+        ..now.clone()
+    }
 }
 
 /// Where the model and the report are, and what they say.

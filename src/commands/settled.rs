@@ -1,13 +1,15 @@
-//! A build with nothing to do, told from what the last one left.
+//! A build with nothing to do, or next to nothing, told from what the last one left.
 
 use std::path::PathBuf;
 
 use kbuild_engine::build::Prepared;
-use kbuild_engine::project::{Project, Question};
+use kbuild_engine::event::Totals;
+use kbuild_engine::project::{Answer, Project, Question, Slice};
 use kbuild_engine::workspace::Workspace;
 use serde::{Deserialize, Serialize};
 
-use super::build_id;
+use super::build::{drive, options, same_reading, unfinished};
+use super::{Exit, Stop, build_id};
 use crate::args::{BuildArgs, ProjectArgs};
 use crate::console;
 use crate::console::summary::{self, Results};
@@ -46,14 +48,66 @@ pub fn question(
     Question::new(workspace, &words)
 }
 
-/// Says that there is nothing to do if that is known from the last time; false if it is not.
-pub fn say_again(question: &Question, workspace: &Workspace, args: &BuildArgs) -> bool {
-    let answer = question.answer(workspace);
-    let closing = answer.and_then(|answer| serde_json::from_slice::<Closing>(&answer).ok());
-    if let Some(closing) = closing.as_ref().filter(|_| !args.json) {
+/// How far a command comes with what is known from before.
+pub enum Before {
+    Done(Exit),
+    /// Everything must be looked at; something may have been built already.
+    Open(Totals),
+}
+
+/// Says that there is nothing to do if that is known from the last time; if it is known of all but a few tasks, looks at
+/// those.
+pub fn from_before(
+    question: Question,
+    workspace: &Workspace,
+    project: &ProjectArgs,
+    args: &BuildArgs,
+) -> Result<Before, Stop> {
+    let open = || Ok(Before::Open(Totals::default()));
+    let said = |answer: &[u8]| serde_json::from_slice::<Closing>(answer).ok();
+    let loose = match question.answer(workspace) {
+        None => return open(),
+        Some(Answer::Settled(answer)) => {
+            let Some(closing) = said(&answer) else {
+                return open();
+            };
+            if !args.json {
+                closing.say();
+            }
+            return Ok(Before::Done(Exit::Done));
+        }
+        // Whoever reads events expects one of every task.
+        Some(Answer::Loose(_)) if args.json => return open(),
+        Some(Answer::Loose(loose)) => loose,
+    };
+    let Some(slice) = Slice::cut(workspace, question, loose) else {
+        return open();
+    };
+    let (Some(closing), Some(prepared)) = (said(slice.answer()), slice.prepare()) else {
+        return open();
+    };
+    if slice.is_settled(&prepared) {
         closing.say();
+        // What cannot be remembered is found out again.
+        let _ = slice.seal(&prepared);
+        return Ok(Before::Done(Exit::Done));
     }
-    closing.is_some()
+    let (options, reading) = (options(slice.resources(), args), same_reading(project));
+    let outcome = drive(args.json, &reading, |events, stop| {
+        slice.build(prepared, options, events, stop)
+    })?;
+    let Some(outcome) = outcome else {
+        return open();
+    };
+    if outcome.is_complete() && !slice.is_all(&outcome) {
+        return Ok(Before::Open(outcome.totals));
+    }
+    console::talk(&summary::totals(&outcome.totals));
+    if !outcome.is_complete() {
+        return Ok(Before::Done(unfinished(&outcome, args)));
+    }
+    console::prompt(&summary::results(&closing.results));
+    Ok(Before::Done(Exit::Done))
 }
 
 /// Remembers it for the next time. What cannot be remembered is found out again.

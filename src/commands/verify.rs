@@ -20,7 +20,7 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
     if !dropped.is_empty() {
         return Err(export::dropped(&dropped));
     }
-    let options = build::options(&project, &BuildArgs::default())?;
+    let options = build::options(&project.kananafile.resources, &BuildArgs::default());
     let reading = build::same_reading(project_args);
     let again = drive(false, &reading, |events, stop| {
         project.again(id, options, events, stop)

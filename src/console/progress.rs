@@ -109,7 +109,10 @@ impl Job {
 impl Tracker {
     fn on(&mut self, event: &BuildEvent, now: Instant) {
         match event {
-            BuildEvent::Started { tasks, .. } => self.total = *tasks,
+            BuildEvent::Started { tasks, beside, .. } => {
+                self.total = *tasks;
+                self.ended = *beside;
+            }
             BuildEvent::Running { task, .. } | BuildEvent::Waiting { task, .. } => {
                 self.running.insert(task.clone(), Job::new(now));
             }

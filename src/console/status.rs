@@ -65,6 +65,11 @@ impl State {
                 self.hits += 1;
                 return;
             }
+            "started" => {
+                let beside = event["beside"].as_u64().unwrap_or_default();
+                self.hits = usize::try_from(beside).unwrap_or_default();
+                return;
+            }
             "done" => {
                 self.is_done = true;
                 return;

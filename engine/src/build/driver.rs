@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Success, execute};
 use super::journal::Journal;
-use super::{Options, Outcome, Prepared, exports, report};
+use super::{Beside, Options, Outcome, Prepared, exports, report};
 use crate::error::Error;
-use crate::event::{BuildEvent, Events};
+use crate::event::{BuildEvent, Events, Totals};
 use crate::graph::{Graph, Origin, Task, TaskId};
 use crate::plan::{Known, Plan, Status, Work, decide};
 use crate::receipt::Receipt;
@@ -69,6 +69,7 @@ struct Driver<'a> {
     presence: &'a Presence,
     scheduler: Scheduler,
     goals: BTreeSet<TaskId>,
+    beside: Beside,
     /// Everything that the goals need.
     reach: BTreeSet<TaskId>,
     /// What the plan said of tasks whose inputs were known, until they are resolved.
@@ -187,12 +188,16 @@ impl<'a> Driver<'a> {
         if let Err(error) = store.remember_parts(&parts) {
             events.warn(error.to_string());
         }
-        events.send(report::started(&journal.build, &prepared.plan));
-        let history = open_history(store, &prepared.plan, &events);
+        events.send(report::started(
+            &journal.build,
+            &prepared.plan,
+            prepared.beside.tasks,
+        ));
+        let mut history = History::of(store);
         let tasks = prepared.graph.reach(&prepared.goals);
         let schedule = schedule::Options {
             keep_going: options.keep_going,
-            durations: durations(&prepared.graph, &prepared.plan, &history),
+            durations: durations(&prepared.graph, &prepared.plan, &mut history),
         };
         let scheduler =
             Scheduler::new(&prepared.graph, &tasks, options.resources.clone(), schedule);
@@ -210,6 +215,7 @@ impl<'a> Driver<'a> {
         let mut driver = Self {
             presence,
             goals: prepared.goals.into_iter().collect(),
+            beside: prepared.beside,
             reach: tasks.into_iter().collect(),
             expected: expected(&prepared.plan),
             known: Known::new(&shared.scan.snapshot),
@@ -518,7 +524,11 @@ impl<'a> Driver<'a> {
         self.drop_spares();
         self.shared.store.commit()?;
         self.save_memos();
-        let totals = report::totals(&states, self.elsewhere.len(), elapsed);
+        if let Some(text) = self.history.take_warning() {
+            self.shared.events.warn(text);
+        }
+        let mut totals = report::totals(&states, self.elsewhere.len(), elapsed);
+        self.add_beside(&states, &mut totals);
         self.shared.events.send(BuildEvent::Done(totals.clone()));
         Ok(Outcome {
             build: self.shared.journal.build.clone(),
@@ -528,6 +538,25 @@ impl<'a> Driver<'a> {
             was_asked,
             is_short: self.is_short,
         })
+    }
+
+    /// Counts the tasks that are not in the graph.
+    fn add_beside(&self, states: &BTreeMap<TaskId, State>, totals: &mut Totals) {
+        totals.hits += self.beside.tasks;
+        for (id, state) in states.iter().filter(|(_, state)| !state.is_done()) {
+            let behind = self.beside.behind(*id);
+            totals.hits = totals.hits.saturating_sub(behind.len());
+            if *state == State::Cancelled {
+                totals.cancelled += behind.len();
+                continue;
+            }
+            totals.skipped += behind.len();
+            for task in behind {
+                let because = self.shared.graph.task(*id).name.clone();
+                let skipped = BuildEvent::Skipped { task, because };
+                self.shared.events.send(skipped);
+            }
+        }
     }
 
     fn save_memos(&mut self) {
@@ -553,20 +582,18 @@ fn expected(plan: &Plan) -> BTreeMap<TaskId, Arc<Receipt>> {
         .collect()
 }
 
-/// History is opened only when something runs: opening writes.
-fn open_history(store: &Store, plan: &Plan, events: &Events) -> History {
-    if plan.is_done() {
-        return History::default();
+/// What tasks took, of those that may run; of one alone nobody asks.
+fn durations(graph: &Graph, plan: &Plan, history: &mut History) -> BTreeMap<TaskId, f64> {
+    let running: Vec<TaskId> = (plan.tasks.iter())
+        .filter(|(_, status)| status.may_run())
+        .map(|(id, _)| *id)
+        .collect();
+    if running.len() < 2 {
+        return BTreeMap::new();
     }
-    let (history, warning) = History::open(store);
-    warning.into_iter().for_each(|text| events.warn(text));
-    history
-}
-
-/// What tasks took, of those that may run.
-fn durations(graph: &Graph, plan: &Plan, history: &History) -> BTreeMap<TaskId, f64> {
-    let running = plan.tasks.iter().filter(|(_, status)| status.may_run());
-    running
-        .filter_map(|(id, _)| Some((*id, history.elapsed(&graph.task(*id).name)?.as_secs_f64())))
-        .collect()
+    let mut seconds = |id: TaskId| {
+        let elapsed = history.elapsed(&graph.task(id).name)?;
+        Some((id, elapsed.as_secs_f64()))
+    };
+    running.into_iter().filter_map(&mut seconds).collect()
 }

@@ -25,7 +25,8 @@ pub fn totals(states: &BTreeMap<TaskId, State>, elsewhere: usize, elapsed: Durat
     }
 }
 
-pub fn started(build: &str, plan: &Plan) -> BuildEvent {
+/// `beside`: tasks that are up to date and not in the plan.
+pub fn started(build: &str, plan: &Plan, beside: usize) -> BuildEvent {
     let count = |wanted: fn(&Status) -> bool| {
         plan.tasks
             .iter()
@@ -34,8 +35,9 @@ pub fn started(build: &str, plan: &Plan) -> BuildEvent {
     };
     BuildEvent::Started {
         build: build.to_owned(),
-        tasks: plan.tasks.len(),
-        hits: count(Status::is_hit),
+        tasks: plan.tasks.len() + beside,
+        hits: count(Status::is_hit) + beside,
+        beside,
         misses: count(|status| matches!(status, Status::Miss(_))),
         unknown: count(|status| matches!(status, Status::Unknown(_))),
     }

@@ -79,6 +79,7 @@ pub struct Options<'a> {
 }
 
 /// A Kananafile that can be built.
+#[derive(Default)]
 pub struct Kananafile {
     pub graph: Arc<Graph>,
     /// Vars after profiles and `--set`, by name.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::draft::Draft;
 use super::node::{Key, Node, Span, Val};
 use super::problem::{Report, did_you_mean};
@@ -15,7 +17,7 @@ use crate::graph::Device;
 const BUILT_IN: [&str; 2] = ["cpu", "gpu"];
 
 /// What the largest machine has. Absent: not known, for `cpu`, `gpu` and memory; nobody has it, for pools.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Slots by name.
     pub slots: BTreeMap<String, u32>,

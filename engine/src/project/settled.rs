@@ -3,24 +3,35 @@
 //! A seal proves that sources, receipts, blobs and newest results look as they did when their digests were compared.
 //! That the bytes of a blob are what its name says, whatever its times say, only a check of every blob proves.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Project;
+use super::slice::{Loose, Notes};
 use crate::build::{Prepared, exports, spares};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::graph::{Task, TaskId};
+use crate::graph::{Origin, SourceId, Task, TaskId};
 use crate::plan::{Known, Status};
 use crate::receipt::Receipt;
-use crate::store::{Export, Grounds, MEMOS, Memo, Store, now_ns};
+use crate::store::{Bearer, Export, Grounds, MEMOS, Memo, Sealed, Store, now_ns};
 use crate::workspace::Workspace;
 
 /// Whether there is anything to do, asked by a program with certain words.
 #[derive(Debug)]
 pub struct Question {
-    digest: Digest,
-    begun_ns: i64,
+    pub(super) digest: Digest,
+    pub(super) begun_ns: i64,
+}
+
+/// What is known of a question from before.
+#[derive(Debug)]
+pub enum Answer {
+    /// What [`Project::seal`] left: nothing has moved since.
+    Settled(Vec<u8>),
+    /// A little has moved.
+    Loose(Loose),
 }
 
 impl Question {
@@ -39,9 +50,12 @@ impl Question {
         }
     }
 
-    /// What [`Project::seal`] left, if nothing has moved since.
-    pub fn answer(&self, workspace: &Workspace) -> Option<Vec<u8>> {
-        Store::of(workspace).sealed(&self.digest)
+    /// What is known from before; `None`: nothing, or too much has moved.
+    pub fn answer(&self, workspace: &Workspace) -> Option<Answer> {
+        Some(match Store::of(workspace).sealed(&self.digest)? {
+            Sealed::Holds(answer) => Answer::Settled(answer),
+            Sealed::Moved(moved) => Answer::Loose(Loose { moved }),
+        })
     }
 }
 
@@ -122,12 +136,20 @@ impl Project {
         answer: &[u8],
         shown: &[PathBuf],
     ) -> Result<bool, Error> {
-        match self.grounds(prepared, shown) {
-            Some(grounds) => self
-                .store
-                .seal(&question.digest, answer, grounds, question.begun_ns),
-            None => Ok(false),
+        let mut grounds = Grounds::default();
+        if (self.ground(prepared, &mut grounds, |id| Some(id.0))).is_none() {
+            return Ok(false);
         }
+        for name in &self.read {
+            grounds.followed(Bearer::ALL, self.workspace.root(), name, None);
+        }
+        let latest = self.store.root().join("latest");
+        for path in shown {
+            grounds.followed(Bearer::ALL, &latest, relative(&latest, path), None);
+        }
+        let notes = Notes::leave(self, question, prepared)?;
+        let said = (answer, &*notes.to_bytes());
+        (self.store).seal(&question.digest, said, grounds, question.begun_ns)
     }
 
     fn hits<'a>(&'a self, prepared: &'a Prepared) -> impl Iterator<Item = Hit<'a>> {
@@ -143,62 +165,92 @@ impl Project {
         })
     }
 
-    fn grounds(&self, prepared: &Prepared, shown: &[PathBuf]) -> Option<Grounds> {
-        let mut grounds = Grounds::default();
-        self.ground_workspace(prepared, &mut grounds)?;
+    /// What it rests on that tasks have nothing to do: those that have a number.
+    pub(super) fn ground(
+        &self,
+        prepared: &Prepared,
+        grounds: &mut Grounds,
+        number: impl Fn(TaskId) -> Option<u32>,
+    ) -> Option<()> {
         let memo = self.store.root().join("memo");
         for name in MEMOS.iter().filter(|name| memo.join(name).exists()) {
-            grounds.helper(&memo, name);
+            grounds.own(Bearer::WARNING, &memo, *name, None);
         }
         let latest = self.store.root().join("latest");
+        let mut readers = Readers::default();
         for hit in self.hits(prepared) {
-            grounds.own_path(&self.store.receipt_path(&hit.receipt.key));
+            let Some(number) = number(hit.id) else {
+                continue;
+            };
+            readers.note(hit.task, number);
+            let bearer = Bearer::task(number);
+            grounds.own_path(bearer, &self.store.receipt_path(&hit.receipt.key), None);
             // That dropped content is absent is no ground: there is nothing to do either when it comes back.
             for blob in hit.receipt.blobs().filter(|_| !hit.is_absent) {
                 let then = prepared.blobs.stamp(Path::new(&blob.digest.to_hex()))?;
-                grounds.own_path_since(&self.store.blob_path(&blob.digest), then);
+                grounds.own_path(bearer, &self.store.blob_path(&blob.digest), Some(then));
             }
             for path in self.store.published(&hit.task.name, &hit.exports()) {
-                grounds.own(&latest, relative(&latest, &path));
+                grounds.own(bearer, &latest, relative(&latest, &path), None);
             }
         }
-        for path in shown {
-            grounds.followed(&latest, relative(&latest, path));
-        }
-        Some(grounds)
+        self.ground_workspace(prepared, grounds, readers)
     }
 
-    fn ground_workspace(&self, prepared: &Prepared, grounds: &mut Grounds) -> Option<()> {
+    fn ground_workspace(
+        &self,
+        prepared: &Prepared,
+        grounds: &mut Grounds,
+        readers: Readers<'_>,
+    ) -> Option<()> {
         let root = self.workspace.root();
-        let snapshot = &prepared.scan.snapshot;
-        for name in &self.read {
-            grounds.followed(root, name);
+        let (scan, snapshot) = (&prepared.scan, &prepared.scan.snapshot);
+        for (name, tasks) in readers.files {
+            let bearer = grounds.tasks(tasks);
+            let then = scan.stamp(&root.join(name))?;
+            grounds.followed(bearer, root, name, Some(then));
         }
-        for name in snapshot.files.keys() {
-            let then = prepared.scan.stamp(&root.join(name))?;
-            grounds.followed_since(root, name, then);
-        }
-        for id in snapshot.sources.keys() {
-            let laid = prepared.scan.files(*id)?;
+        for (id, tasks) in readers.sources {
+            let bearer = grounds.tasks(tasks);
+            let laid = scan.files(id)?;
             for path in laid.files() {
-                grounds.followed_since(root, relative(root, path), prepared.scan.stamp(path)?);
+                let then = scan.stamp(path)?;
+                grounds.followed(bearer, root, relative(root, path), Some(then));
             }
-            for (path, then) in self.workspace.unchanged(self.graph.source(*id), laid)? {
-                grounds.followed_since(root, relative(root, &path), then);
+            for (path, then) in self.workspace.unchanged(self.graph.source(id), laid)? {
+                grounds.followed(bearer, root, relative(root, &path), Some(then));
             }
         }
-        for task in self.hits(prepared).map(|hit| hit.task) {
-            for name in task
-                .executor
-                .program()
-                .iter()
-                .flat_map(|program| &program.env)
-            {
-                let value = snapshot.env.get(name).cloned();
-                grounds.env.insert(name.clone(), value);
-            }
+        for name in readers.env {
+            let value = snapshot.env.get(name).cloned();
+            grounds.env.insert(name.to_owned(), value);
         }
         Some(())
+    }
+}
+
+/// Which tasks read what of the workspace, by their numbers.
+#[derive(Default)]
+struct Readers<'a> {
+    sources: BTreeMap<SourceId, Vec<u32>>,
+    /// Of programs.
+    files: BTreeMap<&'a str, Vec<u32>>,
+    env: Vec<&'a str>,
+}
+
+impl<'a> Readers<'a> {
+    fn note(&mut self, task: &'a Task, number: u32) {
+        for binding in task.bindings() {
+            if let Origin::Source(source) = binding.from {
+                self.sources.entry(source).or_default().push(number);
+            }
+        }
+        if let Some(program) = task.executor.program() {
+            for file in &program.files {
+                self.files.entry(file).or_default().push(number);
+            }
+            self.env.extend(program.env.iter().map(String::as_str));
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What earlier builds took: durations and sizes by task. Disposable, and the only file that names sled.
 //!
-//! sled locks its directory and writes when it opens, so only a build that runs something opens it, and a build that
-//! cannot have it goes on without.
+//! sled locks its directory and writes when it opens, so only a build that has an order to choose, or something to
+//! remember, opens it; and a build that cannot have it goes on without.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,47 +19,69 @@ struct Record {
     bytes: u64,
 }
 
-/// Durations of earlier executions; knows nothing when it could not be opened.
-#[derive(Debug, Default)]
+/// What took less than this orders nothing, and is not remembered.
+const WORTH: Duration = Duration::from_secs(1);
+
+/// Durations of earlier executions, opened when somebody asks; knows nothing when it cannot be.
+#[derive(Debug)]
 pub struct History {
+    path: PathBuf,
     tree: Option<sled::Db>,
+    is_opened: bool,
+    warning: Option<String>,
 }
 
 impl History {
-    /// Opens the history of a store. Never waits: locked or damaged, it is empty and says so.
-    pub fn open(store: &Store) -> (Self, Option<String>) {
-        let path = store.history_path();
-        match open(&path) {
-            Ok(tree) => (Self { tree: Some(tree) }, None),
-            Err(Trouble::Locked) => (Self::default(), None),
-            Err(Trouble::Damaged(cause)) => {
-                super::blobs::remove_tree(&path);
-                let warning = format!("`{}` was damaged and starts anew: {cause}", path.display());
-                (
-                    Self {
-                        tree: open(&path).ok(),
-                    },
-                    Some(warning),
-                )
-            }
+    /// The history of a store. Touches nothing.
+    pub fn of(store: &Store) -> Self {
+        Self {
+            path: store.history_path(),
+            tree: None,
+            is_opened: false,
+            warning: None,
         }
     }
 
-    /// How long the last execution of this task took.
-    pub fn elapsed(&self, task: &str) -> Option<Duration> {
-        let tree = self.tree.as_ref()?;
+    /// Never waits: locked or damaged, it is empty.
+    fn tree(&mut self) -> Option<&sled::Db> {
+        if !std::mem::replace(&mut self.is_opened, true) {
+            self.tree = match open(&self.path) {
+                Ok(tree) => Some(tree),
+                Err(Trouble::Locked) => None,
+                Err(Trouble::Damaged(cause)) => {
+                    super::blobs::remove_tree(&self.path);
+                    let path = self.path.display();
+                    self.warning = Some(format!("`{path}` was damaged and starts anew: {cause}"));
+                    open(&self.path).ok()
+                }
+            };
+        }
+        self.tree.as_ref()
+    }
+
+    /// What there is to say of it, once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+
+    /// How long the last execution of this task took, if it took long.
+    pub fn elapsed(&mut self, task: &str) -> Option<Duration> {
+        let tree = self.tree()?;
         let bytes = guarded(|| tree.get(task))?;
         let record: Record = serde_json::from_slice(&bytes?).ok()?;
         Some(Duration::from_millis(record.elapsed_ms))
     }
 
-    pub fn record(&self, task: &str, key: &str, elapsed: Duration, bytes: u64) {
+    pub fn record(&mut self, task: &str, key: &str, elapsed: Duration, bytes: u64) {
+        if elapsed < WORTH {
+            return;
+        }
         let record = Record {
             key: key.to_owned(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             bytes,
         };
-        if let (Some(tree), Ok(value)) = (&self.tree, serde_json::to_vec(&record)) {
+        if let (Some(tree), Ok(value)) = (self.tree(), serde_json::to_vec(&record)) {
             guarded(|| tree.insert(task, value));
         }
     }
@@ -110,20 +132,22 @@ mod tests {
     fn remembers_and_never_blocks() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
-        let (first, _) = History::open(&store);
+        let mut first = History::of(&store);
         first.record("tok", "k", Duration::from_millis(1500), 10);
-        let (second, warning) = History::open(&store);
+        first.record("quick", "k", Duration::from_millis(900), 10);
+        let mut second = History::of(&store);
         assert_eq!(second.elapsed("tok"), None, "locked by the first");
-        assert_eq!(warning, None);
+        assert_eq!(second.take_warning(), None);
         drop(first);
         // A process that another test starts just now shares the lock until it has become its program.
-        let open = || Some(History::open(&store).0).filter(|history| history.tree.is_some());
-        let third = (0..5_000).find_map(|_| {
+        let mut third = (0..5_000).find_map(|_| {
             std::thread::sleep(Duration::from_millis(1));
-            open()
+            let mut history = History::of(&store);
+            history.tree().is_some().then_some(history)
         });
-        let elapsed = third.and_then(|third| third.elapsed("tok"));
-        assert_eq!(elapsed, Some(Duration::from_millis(1500)));
+        let mut elapsed = |task| third.as_mut().and_then(|third| third.elapsed(task));
+        assert_eq!(elapsed("tok"), Some(Duration::from_millis(1500)));
+        assert_eq!(elapsed("quick"), None);
     }
 
     #[test]
@@ -131,8 +155,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
         std::fs::write(store.history_path(), "not a directory").unwrap();
-        let (history, warning) = History::open(&store);
-        assert!(warning.is_some());
+        let mut history = History::of(&store);
         history.record("tok", "k", Duration::from_secs(1), 1);
+        assert!(history.take_warning().is_some());
+        assert_eq!(history.elapsed("tok"), Some(Duration::from_secs(1)));
     }
 }

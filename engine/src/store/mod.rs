@@ -12,6 +12,7 @@
 //! Truth is blobs and receipts. Knows nothing of graphs, plans or processes that run.
 
 mod blobs;
+mod book;
 mod dropped;
 mod durable;
 mod fsck;
@@ -32,6 +33,7 @@ use std::sync::{Arc, Mutex};
 
 pub(crate) use blobs::remove_tree;
 pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
+pub use book::Book;
 pub use dropped::{Dropped, Spare};
 pub use durable::{Disk, Durability, Step, Witness};
 pub use fsck::{Examined, Finding, Remedy};
@@ -43,7 +45,7 @@ pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use past::Remembered;
 pub use receipts::{Found, Unsound};
-pub use seal::Grounds;
+pub use seal::{Bearer, Grounds, Moved, Sealed};
 
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
