@@ -5,9 +5,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::Project;
+use common::processes::kill_group;
 use common::random::Random;
 use serde_json::Value;
 
@@ -333,9 +335,66 @@ fn whatever_changes_results_are_right_and_no_work_is_done_twice() {
             }
         }
         assert_eq!(ran, note(&mut done), "{step}: {what}");
-        for (task, (_, gives)) in expected(&project) {
-            let found = project.read(&format!("cache/latest/{task}/out"));
-            assert_eq!(found, gives, "{step}: {what}: {task}");
+        is_right(&project, &format!("{step}: {what}"));
+    }
+}
+
+/// Makes `one` run, with another result or with the same.
+fn change(project: &Project, random: &mut Random) {
+    let text = project.read("one/1.txt");
+    let line = match random.below(2) {
+        0 => "11".to_owned(),
+        _ => (1_000 + random.below(1_000_000)).to_string(),
+    };
+    project.write("one/1.txt", &format!("{text}{line}\n"));
+}
+
+/// Every task's newest result is what it should be.
+#[track_caller]
+fn is_right(project: &Project, what: &str) {
+    for (task, (_, gives)) in expected(project) {
+        let found = project.read(&format!("cache/latest/{task}/out"));
+        assert_eq!(found, gives, "{what}: {task}");
+    }
+}
+
+#[test]
+fn a_slice_that_is_killed_is_gone_on_with() {
+    let (project, mut random) = (started(), Random(7));
+    for _ in 0..25 {
+        sealed(&project);
+        runs(&project);
+        change(&project, &mut random);
+        let mut build = project.command(&[]).stderr(Stdio::null()).spawn();
+        let build = build.as_mut().expect("the program starts");
+        std::thread::sleep(Duration::from_micros(random.next() % 40_000));
+        kill_group(build.id());
+        build.wait().expect("it ends");
+        project.ok(&[]);
+        is_right(&project, "in the end");
+        let ran = runs(&project);
+        let most = ran
+            .iter()
+            .map(|task| ran.iter().filter(|other| *other == task).count());
+        assert!(most.max() <= Some(2), "{ran:?}");
+    }
+}
+
+#[test]
+fn several_slices_at_once_do_the_work_once() {
+    let (project, mut random) = (started(), Random(8));
+    for _ in 0..10 {
+        sealed(&project);
+        runs(&project);
+        change(&project, &mut random);
+        let builds = [(); 4].map(|()| project.command(&[]).stderr(Stdio::null()).spawn());
+        for build in builds {
+            let ended = build.expect("the program starts").wait();
+            assert!(ended.expect("it ends").success());
         }
+        is_right(&project, "in the end");
+        let ran = runs(&project);
+        let once: BTreeSet<&String> = ran.iter().collect();
+        assert_eq!(once.len(), ran.len(), "{ran:?}");
     }
 }
