@@ -93,3 +93,24 @@ impl Content {
         }
     }
 }
+
+/// The name of one of `count` files where names are made up: its position from 0, so that they sort as they stand.
+pub fn numbered(index: usize, count: usize) -> String {
+    let digits = count.saturating_sub(1).to_string().len().max(5);
+    format!("{index:0digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_names_sort_as_they_stand() {
+        assert_eq!(numbered(7, 8), "00007");
+        assert_eq!(numbered(99_999, 100_000), "99999");
+        let count = 100_001;
+        let names: Vec<String> = (0..count).map(|index| numbered(index, count)).collect();
+        assert!(names.is_sorted());
+        assert_eq!(names[7], "000007");
+    }
+}

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::driver::Job;
 use super::machine;
-use crate::artifact::{Blob, Content, Shape};
+use crate::artifact::{Blob, Content, Shape, numbered};
 use crate::graph::{Binding, Executor, InputPort, Origin, OutputPort};
 use crate::plan;
 use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
@@ -291,25 +291,26 @@ fn in_store(store: &Store, content: &Content) -> Laid {
 }
 
 fn stage_wholes(
-    bound: &[Bound<'_>],
+    all: &[Bound<'_>],
     directory: &Path,
     store: &Store,
     staged: &mut Staged,
 ) -> Result<Vec<RequestInput>, Failure> {
     let mut inputs = Vec::new();
-    for (index, bound) in bound.iter().enumerate() {
+    for (index, bound) in all.iter().enumerate() {
+        let name = numbered(index, all.len());
         let mut parts = Vec::new();
         let mut links = Links::of(bound);
         let path = match &bound.laid {
             Laid::Shards(shards) => {
-                let path = directory.join(format!("{index:05}"));
+                let path = directory.join(&name);
                 fs::create_dir_all(&path).at(&path)?;
                 for (index, shard) in shards.iter().enumerate() {
-                    parts.push(links.link(shard, &path, index)?);
+                    parts.push(links.link(shard, &path, &numbered(index, shards.len()))?);
                 }
                 path
             }
-            one => links.link(one, directory, index)?,
+            one => links.link(one, directory, &name)?,
         };
         staged.watched.extend(links.watched);
         staged.lent.extend(bound.lent(&bound.content, store));
@@ -337,7 +338,7 @@ fn stage_parts(
                 continue;
             };
             let mut links = Links::of(bound);
-            let path = links.link(shard, directory, request.index)?;
+            let path = links.link(shard, directory, &format!("{:05}", request.index))?;
             request.inputs.insert(port.to_owned(), path.clone());
             parts.push(path);
             let watched = staged.watched_by_part.entry(request.index).or_default();
@@ -379,19 +380,19 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Links a file, or every file of a directory, under a name made of its position.
-    fn link(&mut self, laid: &Laid, directory: &Path, index: usize) -> Result<PathBuf, Failure> {
+    /// Links a file under this name and its extension, or every file of a directory.
+    fn link(&mut self, laid: &Laid, directory: &Path, name: &str) -> Result<PathBuf, Failure> {
         match laid {
             Laid::File(target) => {
                 let own = self
                     .extension
                     .map_or_else(|| own_extension(target), str::to_owned);
-                let path = directory.join(dotted(&format!("{index:05}"), &own));
+                let path = directory.join(dotted(name, &own));
                 self.put(target, &path)?;
                 Ok(path)
             }
             Laid::Directory(files) => {
-                let path = directory.join(format!("{index:05}"));
+                let path = directory.join(name);
                 fs::create_dir_all(&path).at(&path)?;
                 for (name, target) in files {
                     let place = path.join(name);

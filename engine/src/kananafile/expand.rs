@@ -68,7 +68,9 @@ pub fn entries(
     let mut entries = Vec::with_capacity(tasks.len());
     for task in tasks.iter() {
         if is_allowed(&task.name, "task", reserved, report) {
-            let variants = product(&axes(task, vars, report)).into_iter();
+            let mut axes = axes(task, vars, report);
+            refuse_many(task, &mut axes, report);
+            let variants = product(&axes).into_iter();
             entries.extend(variants.map(|variant| entry(task, &variant, vars, report)));
         }
     }
@@ -169,6 +171,27 @@ fn axes(task: &TaskDecl, vars: &Vars, report: &Report) -> Axes {
         .iter()
         .map(|(key, node)| (key.name.clone(), axis(key, node, report)))
         .collect()
+}
+
+/// A mistake in a matrix makes millions of tasks more easily than anybody wants them.
+fn refuse_many(task: &TaskDecl, axes: &mut Axes, report: &Report) {
+    const MOST: usize = 10_000;
+    let mut sizes = axes.iter().map(|(_, values)| values.len());
+    let count = sizes.try_fold(1, usize::checked_mul);
+    if count.is_some_and(|count| count <= MOST) {
+        return;
+    }
+    let sizes: Vec<String> = axes
+        .iter()
+        .map(|(_, values)| values.len().to_string())
+        .collect();
+    let message = format!(
+        "the matrix of `{}` has {} variants, more than {MOST}",
+        task.name.name,
+        sizes.join(" × ")
+    );
+    report.error(task.name.span, message, "every axis multiplies the others");
+    axes.iter_mut().for_each(|(_, values)| values.truncate(1));
 }
 
 /// The values of an axis, each with the name that it gives to its variant.

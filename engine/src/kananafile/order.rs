@@ -35,13 +35,26 @@ pub fn has_circles(drafts: &[Draft<'_>], report: &Report) -> bool {
                 .iter()
                 .map(|node| drafts[node.index()].name.as_str())
                 .collect();
-            let message = format!("tasks in a circle: {}", names.join(" → "));
+            let message = format!("tasks in a circle: {}", shortened(&names));
             let help = "each of them reads what the one before it makes";
             report.error(drafts[first.index()].span, message, help);
             found = true;
         }
     }
     found
+}
+
+/// The way round, without its middle where it is long.
+fn shortened(names: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    match names.len().checked_sub(2 * SHOWN) {
+        Some(hidden @ 2..) => {
+            let (first, last) = (&names[..SHOWN], &names[names.len() - SHOWN..]);
+            let (first, last) = (first.join(" → "), last.join(" → "));
+            format!("{first} → … {hidden} more … → {last}")
+        }
+        _ => names.join(" → "),
+    }
 }
 
 fn upstream(draft: &Draft<'_>) -> Vec<usize> {

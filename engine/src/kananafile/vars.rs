@@ -12,6 +12,11 @@ use super::node::{Key, Node, Val, parse_value};
 use super::problem::{Report, did_you_mean};
 use super::schema::Profile;
 
+/// How far vars may stand for vars.
+const DEEPEST: usize = 64;
+/// Bytes that a var may stand for: a var that names another twice is twice as long.
+const HEAVIEST: usize = 1 << 20;
+
 /// Vars with their final values, and which of them were used.
 #[derive(Debug, Default)]
 pub struct Vars {
@@ -56,6 +61,11 @@ impl Vars {
         };
         path.push(name.to_owned());
         let mut node = node.clone();
+        if path.len() > DEEPEST {
+            let message = format!("vars stand for each other more than {DEEPEST} deep");
+            report.error(key.span, message, "");
+            node = Node::broken(node.span);
+        }
         for other in mentioned(&node) {
             if path.contains(&other) {
                 let circle = [path.as_slice(), &[other]].concat().join(" → ");
@@ -65,7 +75,16 @@ impl Vars {
             }
             self.resolve(&other, raw, path, report);
         }
-        let node = self.substitute(&node, &[], report);
+        let mut node = self.substitute(&node, &[], report);
+        if weight(&node) > HEAVIEST {
+            let message = format!("`{name}` stands for more than {HEAVIEST} bytes");
+            report.error(
+                key.span,
+                message,
+                "a var that names another twice doubles it",
+            );
+            node = Node::broken(node.span);
+        }
         path.pop();
         self.values.insert(name.to_owned(), (key.clone(), node));
     }
@@ -185,6 +204,16 @@ impl Vars {
         values
             .filter_map(|(name, (_, node))| Some((name.clone(), node.to_json()?)))
             .collect()
+    }
+}
+
+/// Bytes of texts and number of values below a node.
+fn weight(node: &Node) -> usize {
+    match &node.value {
+        Val::Text(text) => text.len(),
+        Val::List(items) => items.iter().map(weight).sum::<usize>() + 1,
+        Val::Table(entries) => entries.iter().map(|(_, node)| weight(node)).sum::<usize>() + 1,
+        _ => 1,
     }
 }
 

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::memo::{Memo, Seen, Stamp, now_ns};
 use super::{Store, fanned};
-use crate::artifact::{Blob, Content};
+use crate::artifact::{Blob, Content, numbered};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 
@@ -316,9 +316,12 @@ impl Store {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let parent = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).doing("create", parent)?;
-        let unique = self.temporary();
-        let unique = unique.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = parent.join(format!(".{name}.{unique}"));
+        let mut temporary = self.temporary();
+        if !target.starts_with(self.root()) {
+            // Another filesystem, perhaps. Within the store, what a kill leaves behind is swept.
+            let unique = temporary.file_name().unwrap_or_default().to_string_lossy();
+            temporary = parent.join(format!(".{name}.{unique}"));
+        }
         let done = self
             .copy_out(content, extension, &temporary, mode)
             .and_then(|()| replace(&temporary, target));
@@ -366,7 +369,11 @@ pub fn files_of(content: &Content, extension: &str) -> Vec<(String, Blob)> {
             .iter()
             .enumerate()
             .flat_map(|(index, part)| {
-                let stem = part_name(index, part, extension);
+                let number = numbered(index, parts.len());
+                let stem = match part {
+                    Content::File(_) if !extension.is_empty() => format!("{number}.{extension}"),
+                    _ => number,
+                };
                 files_of(part, "")
                     .into_iter()
                     .map(move |(name, blob)| match name.as_str() {
@@ -375,14 +382,6 @@ pub fn files_of(content: &Content, extension: &str) -> Vec<(String, Blob)> {
                     })
             })
             .collect(),
-    }
-}
-
-/// The name of a shard where names are made up: its position, and the extension of its format for a file.
-pub fn part_name(index: usize, part: &Content, extension: &str) -> String {
-    match part {
-        Content::File(_) if !extension.is_empty() => format!("{index:05}.{extension}"),
-        _ => format!("{index:05}"),
     }
 }
 

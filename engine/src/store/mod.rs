@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use blobs::remove_tree;
-pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file, part_name};
+pub use blobs::{BlobState, Laid, Materialise, files_of, hash_file};
 pub use book::Book;
 pub use dropped::{Dropped, Spare};
 pub use durable::{Disk, Durability, Step, Witness};
