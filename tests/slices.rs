@@ -132,6 +132,26 @@ fn where_it_gives_something_else_everything_is_looked_at() {
 }
 
 #[test]
+fn an_output_that_nobody_reads_makes_nobody_run() {
+    let text = KANANAFILE.replace(
+        "outputs = { out = \"file\" }\nparams.argv = [\"sh\", \"-c\", 'echo one >> runs; cat \"$1\"/* | sort -u > \"$2\"', \"sh\", \"{inputs.a}\", \"{outputs.out}\"]",
+        "outputs = { out = \"file\", all = \"file\" }\nparams.argv = [\"sh\", \"-c\", 'echo one >> runs; cat \"$1\"/* > \"$3\"; sort -u \"$3\" > \"$2\"', \"sh\", \"{inputs.a}\", \"{outputs.out}\", \"{outputs.all}\"]",
+    )
+    .replace("inputs = { a = \":one\", b", "inputs = { a = \":one.out\", b");
+    assert_ne!(text, KANANAFILE);
+    let project = started();
+    project.write("Kananafile", &text);
+    sealed(&project);
+    runs(&project);
+    project.write("one/1.txt", "11\n11\n");
+    project.ok(&[]).says("1 built, 5 up to date");
+    assert_eq!(runs(&project), ["one"]);
+    assert_eq!(project.read("cache/latest/one/all"), "10\n11\n11\n");
+    sealed(&project);
+    assert_eq!(runs(&project), [""; 0]);
+}
+
+#[test]
 fn several_tasks_that_must_run_do_not_wait_for_each_other() {
     let project = started();
     project.write("two.txt", "20\n20\n");

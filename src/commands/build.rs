@@ -80,7 +80,14 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
             line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
             results: results(&project, &Made::before(&prepared), project_args, args),
         };
-        if !args.json {
+        if !args.json && before.built > 0 {
+            let all = Totals {
+                hits: prepared.plan.tasks.len(),
+                ..Totals::default()
+            };
+            console::talk(&summary::totals(&together(&before, &all)));
+            console::prompt(&summary::results(&closing.results));
+        } else if !args.json {
             closing.say();
         }
         settled::remember(&project, &prepared, &question, &closing);

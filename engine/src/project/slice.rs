@@ -41,8 +41,8 @@ pub struct Slice {
     numbers: Vec<u32>,
     /// Tasks to be looked at, with what they gave.
     loose: BTreeMap<TaskId, Arc<Receipt>>,
-    /// Those of them that nobody else reads from: what they give is theirs alone.
-    inner: BTreeSet<TaskId>,
+    /// Numbers of those that give to each other alone: what, is no matter.
+    inner: BTreeSet<u32>,
     /// What the tasks gave that they read from.
     given: BTreeMap<TaskId, Arc<Receipt>>,
     /// Tasks that the goals need in all.
@@ -61,6 +61,8 @@ pub(super) struct Notes {
 struct Title {
     /// Tasks that the goals need.
     tasks: usize,
+    /// What the answer speaks of.
+    goals: Vec<TaskId>,
     resources: Resources,
 }
 
@@ -89,6 +91,7 @@ impl Notes {
         }
         let title = Title {
             tasks: prepared.plan.tasks.len(),
+            goals: prepared.goals.clone(),
             resources: project.kananafile.resources.clone(),
         };
         let title = std::iter::once(serde_json::to_vec(&title));
@@ -156,9 +159,14 @@ impl Slice {
         }
         let numbers: Vec<u32> = pages.keys().copied().collect();
         let is_loose = |task: &TaskId| moved.tasks.contains(&task.0);
-        let is_inner = (0..).map(TaskId).zip(pages.values());
-        let is_inner = is_inner.filter(|(_, page)| page.readers.iter().all(is_loose));
-        let inner = is_inner.map(|(id, _)| id).collect();
+        let is_inner = |(number, page): &(&u32, &Page<'_>)| {
+            !title.goals.contains(&TaskId(**number)) && page.readers.iter().all(is_loose)
+        };
+        let inner: BTreeSet<u32> = pages
+            .iter()
+            .filter(is_inner)
+            .map(|(number, _)| *number)
+            .collect();
         let graph = Arc::new(graph(pages)?);
         let (mut loose, mut given) = (BTreeMap::new(), BTreeMap::new());
         for ((id, task), number) in graph.tasks().zip(&numbers) {
@@ -247,7 +255,7 @@ impl Slice {
     fn is_as_before(&self, id: TaskId, receipt: &Receipt) -> bool {
         let before = self.loose.get(&id);
         let is_same = before.is_none_or(|before| before.outputs == receipt.outputs);
-        is_same || self.inner.contains(&id)
+        is_same || self.inner.contains(&self.numbers[id.index()])
     }
 
     /// True when there is nothing to run or to make whole.
