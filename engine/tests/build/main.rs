@@ -6,6 +6,7 @@ mod built_in;
 mod crash;
 mod harm;
 mod parts;
+mod slice;
 mod temporary;
 mod why;
 mod world;
