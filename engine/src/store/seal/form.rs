@@ -60,11 +60,8 @@ impl Looks {
             let is_same = |a: &Looked, b: &Looked| (&a.name, a.follows) == (&b.name, b.follows);
             for same in names.chunk_by(is_same) {
                 let stamp = look_at(&opened, &same[0], begun_ns)?;
-                if same
-                    .iter()
-                    .filter_map(|looked| looked.then)
-                    .any(|then| then != stamp)
-                {
+                let mut before = same.iter().filter_map(|looked| looked.then);
+                if before.any(|then| then != stamp) {
                     return None;
                 }
                 found.push(Look {
@@ -111,15 +108,13 @@ impl Looks {
         for names in self.directories.values_mut() {
             names.retain_mut(|look| {
                 let resting = self.sets.tasks(&look.bearer);
-                let others: Vec<u32> = resting
-                    .iter()
-                    .copied()
-                    .filter(|task| !tasks(*task))
-                    .collect();
-                if others.len() < resting.len() && !others.is_empty() {
-                    look.bearer = self.sets.bearer(others.clone());
+                let others = resting.iter().copied().filter(|task| !tasks(*task));
+                let others: Vec<u32> = others.collect();
+                let is_kept = look.bearer == Bearer::ALL || !others.is_empty();
+                if is_kept && others.len() < resting.len() {
+                    look.bearer = self.sets.bearer(others);
                 }
-                look.bearer == Bearer::ALL || !others.is_empty()
+                is_kept
             });
         }
         self.directories.retain(|_, names| !names.is_empty());
@@ -130,13 +125,9 @@ impl Looks {
     pub fn and(mut self, other: Self) -> Option<Self> {
         for (directory, names) in other.directories {
             let all = self.directories.entry(directory).or_default();
-            all.extend(names.into_iter().map(|look| {
-                let tasks = other.sets.tasks(&look.bearer);
-                let bearer = match tasks.is_empty() {
-                    true => look.bearer,
-                    false => self.sets.bearer(tasks.to_vec()),
-                };
-                Look { bearer, ..look }
+            all.extend(names.into_iter().map(|look| Look {
+                bearer: self.sets.adopt(look.bearer, &other.sets),
+                ..look
             }));
             all.sort_unstable();
             let mut is_one = true;
@@ -172,11 +163,7 @@ impl Looks {
             for names in names.chunks(GROUP) {
                 let mut entries = Vec::with_capacity(names.len() * 96);
                 for look in names {
-                    let tasks = self.sets.tasks(&look.bearer);
-                    let bearer = match tasks.is_empty() {
-                        true => look.bearer,
-                        false => sets.bearer(tasks.to_vec()),
-                    };
+                    let bearer = sets.adopt(look.bearer, &self.sets);
                     put_stamp(&mut entries, &look.stamp);
                     entries.push(u8::from(look.follows));
                     entries.extend(bearer.0.to_le_bytes());

@@ -65,6 +65,14 @@ impl Sets {
         }
     }
 
+    /// A bearer of other sets, as it is called here.
+    pub fn adopt(&mut self, bearer: Bearer, of: &Self) -> Bearer {
+        match of.tasks(&bearer) {
+            [] | [_] => bearer,
+            tasks => self.bearer(tasks.to_vec()),
+        }
+    }
+
     /// All those who rest on the same file, for one reason or the other.
     pub fn union(&mut self, bearers: impl IntoIterator<Item = Bearer>) -> Bearer {
         let mut tasks = Vec::new();
