@@ -132,6 +132,58 @@ fn where_it_gives_something_else_everything_is_looked_at() {
 }
 
 #[test]
+fn a_report_is_shown_as_it_is_now() {
+    let text = r#"
+kananafile = 1
+[goal]
+default = [":last"]
+[task.rep]
+kind = "report"
+inputs.entries = { a = "m.json" }
+params = { title = "t", gates = [ { name = "g", value = "/a/x", below = 5 } ] }
+[task.last]
+kind = "command"
+inputs = { r = ":rep" }
+outputs = { out = "file" }
+params.argv = ["sh", "-c", 'echo same > "$1"', "sh", "{outputs.out}"]
+"#;
+    let metrics = |x: usize| format!("{{\"kind\":\"report\",\"x\":{x}}}\n");
+    let files = [("Kananafile", text), ("m.json", &metrics(3))];
+    for goal in [&[][..], &["rep"]] {
+        let project = Project::with(&files);
+        let mut pages = BTreeSet::new();
+        for (x, passed) in [(3, "1 of 1"), (30, "0 of 1"), (3, "1 of 1"), (30, "0 of 1")] {
+            project.write("m.json", &metrics(x));
+            for _ in 0..4 {
+                settle();
+                project.ok(goal).says(passed);
+            }
+            let page = project.read("cache/latest/rep/report.html");
+            assert!(page.contains(passed), "{x}: {page}");
+            pages.insert(page);
+        }
+        assert!(pages.len() >= 2);
+    }
+}
+
+#[test]
+fn temporary_content_goes_when_what_held_it_goes() {
+    let text = KANANAFILE.replace("[task.one]\n", "[task.one]\ntemporary = true\n");
+    let project = Project::with(&[
+        ("Kananafile", text.as_str()),
+        ("one/0.txt", "10\n"),
+        ("two.txt", "20\n"),
+    ]);
+    project.ok(&["one"]);
+    project.ok(&["gc", "--pin", "one"]);
+    sealed(&project);
+    assert!(project.path("cache/latest/one/out").exists());
+    project.ok(&["gc", "--unpin", "one"]);
+    project.ok(&[]).says("dropped one");
+    assert!(!project.path("cache/latest/one/out").exists());
+}
+
+#[test]
 fn an_output_that_nobody_reads_makes_nobody_run() {
     let text = KANANAFILE.replace(
         "outputs = { out = \"file\" }\nparams.argv = [\"sh\", \"-c\", 'echo one >> runs; cat \"$1\"/* | sort -u > \"$2\"', \"sh\", \"{inputs.a}\", \"{outputs.out}\"]",
@@ -178,8 +230,12 @@ fn what_depends_on_a_failure_is_told() {
             "{said}"
         );
     }
+    let status = project.ok(&["status"]).stdout();
+    assert!(status.contains("2 tasks up to date"), "{status}");
     fs::remove_file(project.path("fail")).expect("the file is there");
     project.ok(&[]).says("4 built, 2 up to date");
+    let status = project.ok(&["status"]).stdout();
+    assert!(status.contains("2 tasks up to date"), "one log: {status}");
     assert_eq!(project.read("cache/latest/top/out"), "10\n11\n20\n21\n");
 }
 

@@ -52,6 +52,8 @@ pub struct Options {
     pub publish: bool,
     /// Time that a task has to save and leave before it is killed.
     pub grace: Duration,
+    /// The build of this process that this one goes on from: they have one log.
+    pub continues: Option<String>,
 }
 
 impl Options {
@@ -65,6 +67,7 @@ impl Options {
             allowed: BTreeSet::new(),
             publish: true,
             grace: Duration::from_secs(30),
+            continues: None,
         }
     }
 }
@@ -130,6 +133,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Its name, if it began.
+    pub fn name(&self) -> Option<String> {
+        Some(self.build.clone()).filter(|name| !name.is_empty())
+    }
+
     /// True when every goal is there.
     pub fn is_complete(&self) -> bool {
         !self.states.is_empty()

@@ -29,7 +29,7 @@ use crate::workspace::Workspace;
 pub use accept::NotAccepted;
 pub use again::{Again, FileDifference, Verdict};
 pub use settled::{Answer, Question};
-pub use slice::{Loose, Slice};
+pub use slice::Slice;
 
 /// Why a project cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Resources, suggest};
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::made::Made;
@@ -52,12 +54,13 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let ask = || settled::question(&workspace, &file, project_args, args);
     let before = match args.yes.is_empty() {
         true => settled::from_before(ask(), &workspace, project_args, args)?,
-        false => Before::Open(Totals::default()),
+        false => Before::Open(None),
     };
     let before = match before {
         Before::Done(exit) => return Ok(exit),
-        Before::Open(totals) => totals,
+        Before::Open(outcome) => outcome,
     };
+    let between = before.as_ref().map(|_| Between::builds());
     let question = ask();
     let kinds = kbuild_tasks::kinds();
     let project = open_at(workspace, &file, project_args, &kinds)?;
@@ -71,34 +74,43 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let goals = select_beside(&verbs(), project.graph(), &args.goals)?;
     let options = Options {
         allowed: allowed(project.graph(), args)?,
+        continues: before.as_ref().and_then(Outcome::name),
         ..options(&project.kananafile.resources, args)
     };
     let prepared = project.prepare(&goals);
+    let before = before.map(|outcome| outcome.totals);
     if project.is_settled(&prepared) {
         plan::warn(&prepared);
+        let made = Made::before(&prepared);
+        if before.is_some() {
+            page::draw_latest(&project, &made)?;
+        }
         let closing = Closing {
             line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
-            results: results(&project, &Made::before(&prepared), project_args, args),
+            results: results(&project, &made, project_args, args),
         };
-        if !args.json && before.built > 0 {
-            let all = Totals {
-                hits: prepared.plan.tasks.len(),
-                ..Totals::default()
-            };
-            console::talk(&summary::totals(&together(&before, &all)));
-            console::prompt(&summary::results(&closing.results));
-        } else if !args.json {
-            closing.say();
+        match &before {
+            Some(before) => {
+                let all = Totals {
+                    hits: prepared.plan.tasks.len(),
+                    ..Totals::default()
+                };
+                console::talk(&summary::totals(&together(before, &all)));
+                console::prompt(&summary::results(&closing.results));
+            }
+            None if args.json => {}
+            None => closing.say(),
         }
         settled::remember(&project, &prepared, &question, &closing);
         return Ok(Exit::Done);
     }
+    drop(between);
     let reading = same_reading(project_args);
     let outcome = drive(args.json, &reading, |events, stop| {
         project.build(prepared, options, events, stop)
     })?;
     let built = Outcome {
-        totals: together(&before, &outcome.totals),
+        totals: together(&before.unwrap_or_default(), &outcome.totals),
         ..outcome
     };
     finish(&project, &goals, project_args, args, &built)
@@ -173,18 +185,11 @@ async fn tick(view: Shown) {
 
 /// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.
 async fn listen(ask: watch::Sender<Ask>, view: Shown) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
+    let Ok(mut signals) = Signals::new() else {
         return;
     };
     loop {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.next().await;
         let next = match *ask.borrow() {
             Ask::No => Ask::Leave,
             Ask::Leave | Ask::Kill => Ask::Kill,
@@ -196,6 +201,65 @@ async fn listen(ask: watch::Sender<Ask>, view: Shown) {
         with(&view, |view| view.say(line));
         // The build holds the receiver; when it is gone there is nothing to stop.
         let _ = ask.send(next);
+    }
+}
+
+/// What asks a program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Its number.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        };
+        kind.as_raw_value()
+    }
+}
+
+/// The time between two builds of one command: nothing runs, and nothing is written. Who has listened for signals once
+/// does not stop to, so they end the program here, as they did before.
+struct Between {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Between {
+    fn builds() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let shared = Arc::clone(&is_over);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let Ok(runtime) = runtime else { return };
+            runtime.block_on(async {
+                let Ok(mut signals) = Signals::new() else {
+                    return;
+                };
+                let number = signals.next().await;
+                if !shared.load(Ordering::Relaxed) {
+                    std::process::exit(128 + number);
+                }
+            });
+        });
+        Self { is_over }
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -227,7 +291,7 @@ fn finish(
 
 /// What there is to say of a build that did not come to its end.
 pub fn unfinished(outcome: &Outcome, args: &BuildArgs) -> Exit {
-    if !outcome.is_interrupted() {
+    if !outcome.was_asked {
         return Exit::Failed;
     }
     if !args.json {

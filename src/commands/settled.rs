@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use kbuild_engine::build::Prepared;
-use kbuild_engine::event::Totals;
+use kbuild_engine::build::{Outcome, Prepared};
 use kbuild_engine::project::{Answer, Project, Question, Slice};
 use kbuild_engine::workspace::Workspace;
 use serde::{Deserialize, Serialize};
@@ -51,8 +50,8 @@ pub fn question(
 /// How far a command comes with what is known from before.
 pub enum Before {
     Done(Exit),
-    /// Everything must be looked at; something may have been built already.
-    Open(Totals),
+    /// Everything must be looked at, after a build of what had moved if there was one.
+    Open(Option<Outcome>),
 }
 
 /// Says that there is nothing to do if that is known from the last time; if it is known of all but a few tasks, looks at
@@ -63,7 +62,7 @@ pub fn from_before(
     project: &ProjectArgs,
     args: &BuildArgs,
 ) -> Result<Before, Stop> {
-    let open = || Ok(Before::Open(Totals::default()));
+    let open = || Ok(Before::Open(None));
     let said = |answer: &[u8]| serde_json::from_slice::<Closing>(answer).ok();
     let loose = match question.answer(workspace) {
         None => return open(),
@@ -96,14 +95,17 @@ pub fn from_before(
     let outcome = drive(args.json, &reading, |events, stop| {
         slice.build(prepared, options, events, stop)
     })?;
-    let Some(outcome) = outcome else {
-        return open();
-    };
-    if outcome.is_complete() && !slice.is_all(&outcome) {
-        return Ok(Before::Open(outcome.totals));
+    let outcome = outcome.unwrap_or_else(|| Outcome {
+        was_asked: false,
+        ..Outcome::unbegun()
+    });
+    let is_all = slice.is_all(&outcome);
+    let is_built = outcome.is_complete() || outcome.states.is_empty();
+    if is_built && !is_all && !outcome.was_asked {
+        return Ok(Before::Open(Some(outcome)));
     }
-    console::talk(&summary::totals(&outcome.totals));
-    if !outcome.is_complete() {
+    console::talk(&summary::totals(&slice.stopped(&outcome)));
+    if !is_all {
         return Ok(Before::Done(unfinished(&outcome, args)));
     }
     console::prompt(&summary::results(&closing.results));

@@ -13,6 +13,8 @@ pub struct State {
     build: String,
     tasks: BTreeMap<String, (Phase, String)>,
     hits: usize,
+    /// Tasks without an event of their own are among the hits, unless they are skipped.
+    has_beside: bool,
     is_done: bool,
     is_alive: bool,
     elapsed_ms: u64,
@@ -60,14 +62,20 @@ impl State {
         self.elapsed_ms = event["at_ms"].as_u64().unwrap_or(self.elapsed_ms);
         let (phase, detail) = match event["event"].as_str().unwrap_or_default() {
             "hit" => {
-                // Another process may have made what was waited for.
-                self.tasks.remove(&word("task"));
-                self.hits += 1;
+                // What this build made counts as that, also when it is looked at again.
+                let is_ours = |(phase, _): &(Phase, String)| *phase == Phase::Finished;
+                if !self.tasks.get(&word("task")).is_some_and(is_ours) {
+                    // Another process may have made what was waited for.
+                    self.tasks.remove(&word("task"));
+                    self.hits += 1;
+                }
                 return;
             }
             "started" => {
                 let beside = event["beside"].as_u64().unwrap_or_default();
                 self.hits = usize::try_from(beside).unwrap_or_default();
+                self.has_beside = beside > 0;
+                self.is_done = false;
                 return;
             }
             "done" => {
@@ -86,7 +94,10 @@ impl State {
             "failed" => (Phase::Failed, word("message")),
             "held" => (Phase::Held, "protected".to_owned()),
             "blocked" => (Phase::Failed, event["problems"].to_string()),
-            "skipped" => (Phase::Skipped, format!("because of {}", word("because"))),
+            "skipped" => {
+                self.hits = self.hits.saturating_sub(usize::from(self.has_beside));
+                (Phase::Skipped, format!("because of {}", word("because")))
+            }
             _ => return,
         };
         self.tasks.insert(word("task"), (phase, detail));

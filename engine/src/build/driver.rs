@@ -178,7 +178,11 @@ impl<'a> Driver<'a> {
         ended: mpsc::UnboundedSender<Ended>,
     ) -> Result<Self, Error> {
         let store = &prepared.store;
-        let journal = Journal::open(store, !prepared.plan.is_done())?;
+        let journal = Journal::open(
+            store,
+            !prepared.plan.is_done(),
+            options.continues.as_deref(),
+        )?;
         let events = journal.tee(events)?;
         prepared.warnings.iter().for_each(|text| events.warn(text));
         if let Err(error) = store.save_memo("sources", &prepared.sources) {

@@ -25,16 +25,18 @@ pub struct Journal {
 const KEPT: usize = 200;
 
 impl Journal {
-    /// The journal of a build that begins now. One that finds everything done leaves none (`is_kept`).
-    pub fn open(store: &Store, is_kept: bool) -> Result<Self, Error> {
+    /// The journal of a build that begins now, or `continues` another. One that finds everything done leaves none
+    /// (`is_kept`).
+    pub fn open(store: &Store, is_kept: bool, continues: Option<&str>) -> Result<Self, Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let build = format!(
-            "{}.{:03}-{}",
-            utc(now.as_secs()),
-            now.subsec_millis(),
-            std::process::id()
+        let build = continues.map_or_else(
+            || {
+                let (second, rest) = (utc(now.as_secs()), now.subsec_millis());
+                format!("{second}.{rest:03}-{}", std::process::id())
+            },
+            str::to_owned,
         );
         let directory = store.logs(&build);
         if is_kept {
@@ -67,7 +69,8 @@ impl Journal {
             return Ok(consumer);
         }
         let path = self.directory.join("events.jsonl");
-        let file = File::create(&path).doing("write", &path)?;
+        let file = File::options().append(true).create(true).open(&path);
+        let file = file.doing("write", &path)?;
         let file = Mutex::new(BufWriter::new(file));
         let begun = Instant::now();
         Ok(Events::new(move |event| {

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Project;
-use super::slice::{Loose, Notes};
+use super::slice::Notes;
 use crate::build::{Prepared, exports, spares};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::graph::{Origin, SourceId, Task, TaskId};
 use crate::plan::{Known, Status};
 use crate::receipt::Receipt;
-use crate::store::{Bearer, Export, Grounds, MEMOS, Memo, Sealed, Store, now_ns};
+use crate::store::{Bearer, Export, Grounds, MEMOS, Memo, Moved, Sealed, Store, key_file, now_ns};
 use crate::workspace::Workspace;
 
 /// Whether there is anything to do, asked by a program with certain words.
@@ -23,6 +23,8 @@ use crate::workspace::Workspace;
 pub struct Question {
     pub(super) digest: Digest,
     pub(super) begun_ns: i64,
+    /// How often anything had been removed from the store.
+    pub(super) removals: u64,
 }
 
 /// What is known of a question from before.
@@ -30,8 +32,8 @@ pub struct Question {
 pub enum Answer {
     /// What [`Project::seal`] left: nothing has moved since.
     Settled(Vec<u8>),
-    /// A little has moved.
-    Loose(Loose),
+    /// A little has moved: there is a [`super::Slice`] of it.
+    Loose(Moved),
 }
 
 impl Question {
@@ -47,6 +49,7 @@ impl Question {
         Self {
             digest: Digest::from_bytes(*hasher.finalize().as_bytes()),
             begun_ns: now_ns(),
+            removals: Store::of(workspace).removals(),
         }
     }
 
@@ -54,7 +57,7 @@ impl Question {
     pub fn answer(&self, workspace: &Workspace) -> Option<Answer> {
         Some(match Store::of(workspace).sealed(&self.digest)? {
             Sealed::Holds(answer) => Answer::Settled(answer),
-            Sealed::Moved(moved) => Answer::Loose(Loose { moved }),
+            Sealed::Moved(moved) => Answer::Loose(moved),
         })
     }
 }
@@ -182,6 +185,10 @@ impl Project {
             let Some(number) = number(hit.id) else {
                 continue;
             };
+            if hit.is_passing && !hit.is_absent {
+                // A pin holds it, or another result: when they go, so does this.
+                return None;
+            }
             readers.note(hit.task, number);
             let bearer = Bearer::task(number);
             grounds.own_path(bearer, &self.store.receipt_path(&hit.receipt.key), None);
@@ -190,7 +197,11 @@ impl Project {
                 let then = prepared.blobs.stamp(Path::new(&blob.digest.to_hex()))?;
                 grounds.own_path(bearer, &self.store.blob_path(&blob.digest), Some(then));
             }
-            for path in self.store.published(&hit.task.name, &hit.exports()) {
+            let mut shown = self.store.published(&hit.task.name, &hit.exports());
+            if shown.is_empty() {
+                shown.push(latest.join(key_file(&hit.task.name)));
+            }
+            for path in shown {
                 grounds.own(bearer, &latest, relative(&latest, &path), None);
             }
         }

@@ -1,5 +1,5 @@
 //! A slice: the few tasks of a project that rest on what moved since it was settled. They are looked at, and built,
-//! without the others; if they give the others what they gave, those need not be looked at either.
+//! without the others; if they give what they gave, the others need not be looked at either.
 //!
 //! What a task is, is read from a book that the seal has beside it. A slice holds the tasks that are loose and, as if
 //! they had no inputs, the tasks that those read from, which have their receipts. Whatever is not simple (temporary
@@ -15,7 +15,7 @@ use super::{Project, Question};
 use crate::build::{self, Beside, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::event::Events;
+use crate::event::{Events, Totals};
 use crate::graph::{Executor, Graph, Origin, Source, SourceId, Task, TaskId};
 use crate::kananafile::{Kananafile, Resources};
 use crate::plan::{Known, Status, outlook};
@@ -23,12 +23,6 @@ use crate::receipt::Receipt;
 use crate::runner::Stop;
 use crate::store::{Book, Grounds, Moved, Store};
 use crate::workspace::Workspace;
-
-/// What moved since a seal was left.
-#[derive(Debug)]
-pub struct Loose {
-    pub(super) moved: Moved,
-}
 
 /// Part of a project.
 pub struct Slice {
@@ -41,8 +35,6 @@ pub struct Slice {
     numbers: Vec<u32>,
     /// Tasks to be looked at, with what they gave.
     loose: BTreeMap<TaskId, Arc<Receipt>>,
-    /// Numbers of those that give to each other alone: what, is no matter.
-    inner: BTreeSet<u32>,
     /// What the tasks gave that they read from.
     given: BTreeMap<TaskId, Arc<Receipt>>,
     /// Tasks that the goals need in all.
@@ -61,8 +53,6 @@ pub(super) struct Notes {
 struct Title {
     /// Tasks that the goals need.
     tasks: usize,
-    /// What the answer speaks of.
-    goals: Vec<TaskId>,
     resources: Resources,
 }
 
@@ -91,7 +81,6 @@ impl Notes {
         }
         let title = Title {
             tasks: prepared.plan.tasks.len(),
-            goals: prepared.goals.clone(),
             resources: project.kananafile.resources.clone(),
         };
         let title = std::iter::once(serde_json::to_vec(&title));
@@ -134,48 +123,21 @@ fn page(book: &Book, number: u32) -> Option<Page<'static>> {
 }
 
 impl Slice {
-    /// The slice of what is loose.
-    pub fn cut(workspace: &Workspace, question: Question, loose: Loose) -> Option<Self> {
-        let moved = loose.moved;
+    /// The slice of what has moved.
+    pub fn cut(workspace: &Workspace, question: Question, moved: Moved) -> Option<Self> {
         let store = Store::of(workspace);
         let notes = Notes::parse(&moved.notes)?;
         let book = store.book(&question.digest, &notes.book)?;
         let title: Title = serde_json::from_slice(&book.page(0)?).ok()?;
-        let mut pages = BTreeMap::new();
-        for number in &moved.tasks {
-            pages.insert(*number, page(&book, *number)?);
-        }
-        let mut above = BTreeSet::new();
-        for page in pages.values() {
-            let origins = page.task.bindings().map(|binding| binding.from);
-            above.extend(origins.filter_map(Origin::task).map(|id| id.0));
-        }
-        for number in above.difference(&moved.tasks) {
-            let mut page = page(&book, *number)?;
-            let task = page.task.to_mut();
-            task.inputs.clear();
-            task.executor = Executor::BuiltIn;
-            pages.insert(*number, page);
-        }
+        let pages = pages(&book, &moved.tasks)?;
         let numbers: Vec<u32> = pages.keys().copied().collect();
-        let is_loose = |task: &TaskId| moved.tasks.contains(&task.0);
-        let is_inner = |(number, page): &(&u32, &Page<'_>)| {
-            !title.goals.contains(&TaskId(**number)) && page.readers.iter().all(is_loose)
-        };
-        let inner: BTreeSet<u32> = pages
-            .iter()
-            .filter(is_inner)
-            .map(|(number, _)| *number)
-            .collect();
         let graph = Arc::new(graph(pages)?);
         let (mut loose, mut given) = (BTreeMap::new(), BTreeMap::new());
         for ((id, task), number) in graph.tasks().zip(&numbers) {
             let receipt = store.receipt(notes.keys.get(*number as usize)?).ok()??;
-            let is_whole = |receipt: &Receipt| {
-                let mut ports = task.outputs.iter();
-                ports.all(|port| receipt.outputs.contains_key(&port.name)) && !receipt.dropped
-            };
-            if task.temporary || !is_whole(&receipt) {
+            let mut ports = task.outputs.iter();
+            let is_whole = ports.all(|port| receipt.outputs.contains_key(&port.name));
+            if task.temporary || receipt.dropped || !is_whole {
                 return None;
             }
             match moved.tasks.contains(number) {
@@ -188,21 +150,21 @@ impl Slice {
             resources: title.resources,
             ..Kananafile::default()
         };
+        let project = Project {
+            workspace: workspace.clone(),
+            store,
+            kananafile,
+            read: Vec::new(),
+            graph,
+        };
         Some(Self {
-            project: Project {
-                workspace: workspace.clone(),
-                store,
-                kananafile,
-                read: Vec::new(),
-                graph,
-            },
+            project,
             question,
             moved,
             notes,
             book: Arc::new(book),
             numbers,
             loose,
-            inner,
             given,
             total: title.tasks,
         })
@@ -243,6 +205,7 @@ impl Slice {
                 _ => return None,
             }
         }
+        prepared.removals = self.question.removals;
         let (book, numbers) = (Arc::clone(&self.book), self.numbers.clone());
         prepared.beside = Beside {
             tasks: self.total - self.numbers.len(),
@@ -251,11 +214,10 @@ impl Slice {
         (misses <= 1 && prepared.warnings.is_empty()).then_some(prepared)
     }
 
-    /// Whether what a task gives now makes no difference to a task outside.
+    /// Whether a task gives what it gave before.
     fn is_as_before(&self, id: TaskId, receipt: &Receipt) -> bool {
         let before = self.loose.get(&id);
-        let is_same = before.is_none_or(|before| before.outputs == receipt.outputs);
-        is_same || self.inner.contains(&self.numbers[id.index()])
+        before.is_none_or(|before| before.outputs == receipt.outputs)
     }
 
     /// True when there is nothing to run or to make whole.
@@ -279,13 +241,25 @@ impl Slice {
             return Ok(None);
         }
         let outcome = build::build(prepared, &presence, options, events, stop).await?;
-        Ok(Some(outcome))
+        Ok(Some(outcome).filter(|outcome| !outcome.is_to_be_planned_again()))
     }
 
     /// True when the whole project is done: every task of the slice gave what it gave before.
     pub fn is_all(&self, outcome: &Outcome) -> bool {
         let mut receipts = outcome.receipts.iter();
         outcome.is_complete() && receipts.all(|(id, receipt)| self.is_as_before(*id, receipt))
+    }
+
+    /// The numbers of a build that the user ended before the tasks that read something new were looked at.
+    pub fn stopped(&self, outcome: &Outcome) -> Totals {
+        let mut totals = outcome.totals.clone();
+        let receipts = outcome.receipts.iter();
+        for (id, _) in receipts.filter(|(id, receipt)| !self.is_as_before(**id, receipt)) {
+            let behind = behind(&self.book, self.numbers[id.index()]).len();
+            totals.hits = totals.hits.saturating_sub(behind);
+            totals.cancelled += behind;
+        }
+        totals
     }
 
     /// Leaves the seal again, with what the slice rests on now. False when something is too young to be believed.
@@ -308,10 +282,31 @@ impl Slice {
             book: self.notes.book,
             keys,
         };
-        let Question { digest, begun_ns } = &self.question;
+        let Question {
+            digest, begun_ns, ..
+        } = &self.question;
         let store = &self.project.store;
         store.seal_again(digest, &self.moved, &notes.to_bytes(), grounds, *begun_ns)
     }
+}
+
+/// The pages of some tasks, and of those that they read from: as if these had no inputs.
+fn pages(book: &Book, loose: &BTreeSet<u32>) -> Option<BTreeMap<u32, Page<'static>>> {
+    let mut pages = BTreeMap::new();
+    for number in loose {
+        pages.insert(*number, page(book, *number)?);
+    }
+    let bindings = pages.values().flat_map(|page| page.task.bindings());
+    let above = bindings.filter_map(|binding| Some(binding.from.task()?.0));
+    let above: BTreeSet<u32> = above.collect();
+    for number in above.difference(loose) {
+        let mut page = page(book, *number)?;
+        let task = page.task.to_mut();
+        task.inputs.clear();
+        task.executor = Executor::BuiltIn;
+        pages.insert(*number, page);
+    }
+    Some(pages)
 }
 
 /// The graph of some tasks, numbered as they come.

@@ -88,8 +88,8 @@ impl Book {
     }
 
     fn row(&self, index: usize) -> Option<(u64, &[u8])> {
-        let row = self.table.chunks_exact(ROW).nth(index)?;
-        let (end, digest) = row.split_first_chunk()?;
+        let rows = self.table.get(index.checked_mul(ROW)?..)?;
+        let (end, digest) = rows.first_chunk::<ROW>()?.split_first_chunk()?;
         Some((u64::from_le_bytes(*end), digest))
     }
 }

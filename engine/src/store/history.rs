@@ -74,6 +74,10 @@ impl History {
 
     pub fn record(&mut self, task: &str, key: &str, elapsed: Duration, bytes: u64) {
         if elapsed < WORTH {
+            // It may have taken longer before. Nothing is opened to forget.
+            if let Some(tree) = &self.tree {
+                guarded(|| tree.remove(task));
+            }
             return;
         }
         let record = Record {
@@ -148,6 +152,10 @@ mod tests {
         let mut elapsed = |task| third.as_mut().and_then(|third| third.elapsed(task));
         assert_eq!(elapsed("tok"), Some(Duration::from_millis(1500)));
         assert_eq!(elapsed("quick"), None);
+        if let Some(third) = &mut third {
+            third.record("tok", "k", Duration::from_millis(900), 10);
+            assert_eq!(third.elapsed("tok"), None, "it is quick by now");
+        }
     }
 
     #[test]

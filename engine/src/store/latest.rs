@@ -277,7 +277,7 @@ impl Store {
 const KEY_FILE: &str = ".receipt";
 
 /// Where the key of a task's newest results is written, below `latest/`.
-fn key_file(task: &str) -> PathBuf {
+pub(crate) fn key_file(task: &str) -> PathBuf {
     Path::new(task).join(KEY_FILE)
 }
 

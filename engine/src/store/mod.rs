@@ -39,6 +39,7 @@ pub use durable::{Disk, Durability, Step, Witness};
 pub use fsck::{Examined, Finding, Remedy};
 pub use gc::{Garbage, Kept, Limits, Litter};
 pub use history::History;
+pub(crate) use latest::key_file;
 pub use latest::{Export, Last};
 pub use locks::{Lock, PartLocks, Presence};
 pub(crate) use memo::now_ns;

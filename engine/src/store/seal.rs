@@ -118,7 +118,7 @@ impl Store {
 
     fn write_seal(&self, question: &Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.seal_path(question);
-        self.prune_seals();
+        self.prune_seals(&path);
         let temporary = self.temporary();
         let written = File::create(&temporary)
             .and_then(|mut file| file.write_all(bytes))
@@ -166,14 +166,15 @@ impl Store {
         }))
     }
 
-    /// Makes room for one more: the seals that were written longest ago go.
-    fn prune_seals(&self) {
+    /// Makes room for one at `path`: of the others, those that were written longest ago go.
+    fn prune_seals(&self, path: &Path) {
         let entries = fs::read_dir(self.root().join("memo"));
         let mut seals: Vec<_> = entries
             .into_iter()
             .flatten()
             .flatten()
             .filter(|entry| entry.file_name().as_bytes().starts_with(b"seal-"))
+            .filter(|entry| entry.path() != path)
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         seals.sort_unstable();
