@@ -3,23 +3,22 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::CommandFactory;
-use kbuild_engine::build::{Options, Outcome};
+use kbuild_engine::build::{Options, Outcome, Prepared};
 use kbuild_engine::error::Error;
 use kbuild_engine::event::{Events, Totals};
 use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Resources, suggest};
 use kbuild_engine::project::Project;
 use kbuild_engine::runner::Stop as Ask;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::made::Made;
 use super::settled::{self, Before, Closing};
+use super::signals::{Between, Signals};
 use super::{
     DEFAULT_GOAL, Exit, Stop, build_id, chat, mention_warnings, open_at, page, plan, select_beside,
     workspace,
@@ -80,27 +79,7 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
     let prepared = project.prepare(&goals);
     let before = before.map(|outcome| outcome.totals);
     if project.is_settled(&prepared) {
-        plan::warn(&prepared);
-        let made = Made::before(&prepared);
-        if before.is_some() {
-            page::draw_latest(&project, &made)?;
-        }
-        let closing = Closing {
-            line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
-            results: results(&project, &made, project_args, args),
-        };
-        match &before {
-            Some(before) => {
-                let all = Totals {
-                    hits: prepared.plan.tasks.len(),
-                    ..Totals::default()
-                };
-                console::talk(&summary::totals(&together(before, &all)));
-                console::prompt(&summary::results(&closing.results));
-            }
-            None if args.json => {}
-            None => closing.say(),
-        }
+        let closing = nothing_left(&project, &prepared, project_args, args, before)?;
         settled::remember(&project, &prepared, &question, &closing);
         return Ok(Exit::Done);
     }
@@ -114,6 +93,38 @@ pub fn run(project_args: &ProjectArgs, args: &BuildArgs) -> Result<Exit, Stop> {
         ..outcome
     };
     finish(&project, &goals, project_args, args, &built)
+}
+
+/// Says that there is nothing to do, or nothing more after what was built `before`.
+fn nothing_left(
+    project: &Project,
+    prepared: &Prepared,
+    project_args: &ProjectArgs,
+    args: &BuildArgs,
+    before: Option<Totals>,
+) -> Result<Closing, Stop> {
+    plan::warn(prepared);
+    let made = Made::before(prepared);
+    if before.is_some() {
+        page::draw_latest(project, &made)?;
+    }
+    let closing = Closing {
+        line: console::plan::count_line(&console::plan::Counts::of(&prepared.plan)),
+        results: results(project, &made, project_args, args),
+    };
+    let Some(before) = before else {
+        if !args.json {
+            closing.say();
+        }
+        return Ok(closing);
+    };
+    let all = Totals {
+        hits: prepared.plan.tasks.len(),
+        ..Totals::default()
+    };
+    console::talk(&summary::totals(&together(&before, &all)));
+    console::prompt(&summary::results(&closing.results));
+    Ok(closing)
 }
 
 /// How the build goes about it.
@@ -201,65 +212,6 @@ async fn listen(ask: watch::Sender<Ask>, view: Shown) {
         with(&view, |view| view.say(line));
         // The build holds the receiver; when it is gone there is nothing to stop.
         let _ = ask.send(next);
-    }
-}
-
-/// What asks a program to end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Its number.
-    async fn next(&mut self) -> i32 {
-        let kind = tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-        };
-        kind.as_raw_value()
-    }
-}
-
-/// The time between two builds of one command: nothing runs, and nothing is written. Who has listened for signals once
-/// does not stop to, so they end the program here, as they did before.
-struct Between {
-    is_over: Arc<AtomicBool>,
-}
-
-impl Between {
-    fn builds() -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let shared = Arc::clone(&is_over);
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let Ok(runtime) = runtime else { return };
-            runtime.block_on(async {
-                let Ok(mut signals) = Signals::new() else {
-                    return;
-                };
-                let number = signals.next().await;
-                if !shared.load(Ordering::Relaxed) {
-                    std::process::exit(128 + number);
-                }
-            });
-        });
-        Self { is_over }
-    }
-}
-
-impl Drop for Between {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -22,6 +22,7 @@ mod plan;
 mod schema;
 mod settled;
 mod show;
+mod signals;
 mod status;
 mod verify;
 mod why;
