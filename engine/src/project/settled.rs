@@ -126,7 +126,7 @@ impl Project {
     }
 
     /// A memo that cannot be saved is a slower build.
-    fn remember(&self, name: &str, memo: &Memo) {
+    pub(super) fn remember(&self, name: &str, memo: &Memo) {
         let _ = self.store.save_memo(name, memo);
     }
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::{Events, Totals};
 use crate::graph::{Executor, Graph, Origin, Source, SourceId, Task, TaskId};
 use crate::kananafile::{Kananafile, Resources};
-use crate::plan::{Known, Status, outlook};
+use crate::plan::{Known, Plan, Status, outlook};
 use crate::receipt::Receipt;
 use crate::runner::Stop;
 use crate::store::{Book, Grounds, Moved, Store};
@@ -197,13 +197,15 @@ impl Slice {
             plan.tasks.sort_unstable_by_key(|(id, _)| *id);
             plan
         });
-        let mut misses = 0;
-        for (id, status) in &prepared.plan.tasks {
-            match status {
-                Status::Hit(receipt) if self.is_as_before(*id, receipt) => {}
-                Status::Miss(_) if !graph.task(*id).protect => misses += 1,
-                _ => return None,
-            }
+        if !prepared.warnings.is_empty() {
+            // A look at everything finds them again, and says them.
+            return None;
+        }
+        if !self.is_simple(&prepared.plan) {
+            // A look at everything need not read this again.
+            self.project.remember("sources", &prepared.sources);
+            self.project.remember("blobs", &prepared.blobs);
+            return None;
         }
         prepared.removals = self.question.removals;
         let (book, numbers) = (Arc::clone(&self.book), self.numbers.clone());
@@ -211,7 +213,21 @@ impl Slice {
             tasks: self.total - self.numbers.len(),
             behind: Some(Box::new(move |id| behind(&book, numbers[id.index()]))),
         };
-        (misses <= 1 && prepared.warnings.is_empty()).then_some(prepared)
+        Some(prepared)
+    }
+
+    /// Whether at most one task is to be run, and the others give what they gave before.
+    fn is_simple(&self, plan: &Plan) -> bool {
+        let graph = &self.project.graph;
+        let mut misses = 0;
+        plan.tasks.iter().all(|(id, status)| match status {
+            Status::Hit(receipt) => self.is_as_before(*id, receipt),
+            Status::Miss(_) => {
+                misses += 1;
+                misses == 1 && !graph.task(*id).protect
+            }
+            Status::Dropped(_) | Status::Unknown(_) | Status::Blocked(_) => false,
+        })
     }
 
     /// Whether a task gives what it gave before.
