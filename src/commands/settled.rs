@@ -95,13 +95,12 @@ pub fn from_before(
     let outcome = drive(args.json, &reading, |events, stop| {
         slice.build(prepared, options, events, stop)
     })?;
-    let outcome = outcome.unwrap_or_else(|| Outcome {
-        was_asked: false,
-        ..Outcome::unbegun()
-    });
+    let Some(outcome) = outcome else {
+        // Results were removed meanwhile.
+        return Ok(Before::Open(Some(Outcome::unbegun())));
+    };
     let is_all = slice.is_all(&outcome);
-    let is_built = outcome.is_complete() || outcome.states.is_empty();
-    if is_built && !is_all && !outcome.was_asked {
+    if outcome.is_complete() && !is_all && !outcome.was_asked {
         return Ok(Before::Open(Some(outcome)));
     }
     console::talk(&summary::totals(&slice.stopped(&outcome)));
