@@ -65,11 +65,11 @@ fn turn(session: &mut Session, text: &str, args: &ChatArgs) -> Result<(), Stop> 
     if args.show_tokens {
         let answer = session.answer(text, &mut |_| {}).map_err(stop)?;
         let line = json!({ "prompt": answer.prompt, "tokens": answer.tokens, "text": answer.text });
-        console::data(&format!("{line}\n"));
+        console::json(&format!("{line}\n"));
         return Ok(());
     }
     let answer = session
-        .answer(text, &mut |piece| console::data(piece))
+        .answer(text, &mut |piece| console::foreign(piece))
         .map_err(stop)?;
     console::data("\n");
     if !answer.is_finished {

@@ -30,8 +30,8 @@ pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
         .count();
     let is_wrong = problems.len() > n_warnings;
     match args.format {
-        CheckFormat::Json => console::data(&problem::json(&problems)),
-        CheckFormat::Github => console::data(&problem::github(&problems)),
+        CheckFormat::Json => console::json(&problem::json(&problems)),
+        CheckFormat::Github => console::verbatim(&problem::github(&problems)),
         CheckFormat::Text => console::data(&problem::render_all(&problems, console::data_width())),
     }
     if is_wrong {

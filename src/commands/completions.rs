@@ -9,6 +9,6 @@ use crate::console;
 pub fn run(args: &CompletionsArgs) -> Result<Exit, Stop> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "kbuild", &mut script);
-    console::data(&String::from_utf8_lossy(&script));
+    console::verbatim(&String::from_utf8_lossy(&script));
     Ok(Exit::Done)
 }

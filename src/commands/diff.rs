@@ -24,7 +24,7 @@ pub fn run(project_args: &ProjectArgs, args: &DiffArgs) -> Result<Exit, Stop> {
                     "environment": chosen.receipt.environment })
         };
         let found = json!({ "a": of(&a), "b": of(&b), "rows": to_json(&rows) });
-        console::data(&format!("{found:#}\n"));
+        console::json(&format!("{found:#}\n"));
         return Ok(Exit::Done);
     }
     let head = [&a, &b].map(|chosen| {

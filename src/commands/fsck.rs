@@ -19,7 +19,7 @@ pub fn run(project_args: &ProjectArgs, args: &FsckArgs) -> Result<Exit, Stop> {
         ));
     }
     if args.json {
-        console::data(&format!(
+        console::json(&format!(
             "{:#}\n",
             json!({ "repaired": is_repaired, "found": found })
         ));

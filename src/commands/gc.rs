@@ -39,7 +39,7 @@ pub fn run(project_args: &ProjectArgs, args: &GcArgs) -> Result<Exit, Stop> {
     };
     let pins = project.store.pins().len();
     if args.json {
-        console::data(&format!("{:#}\n", to_json(&kept, pins, args.yes)));
+        console::json(&format!("{:#}\n", to_json(&kept, pins, args.yes)));
         return Ok(Exit::Done);
     }
     print(&kept, pins, args.yes);

@@ -43,7 +43,7 @@ pub fn run(project_args: &ProjectArgs, args: &GraphArgs) -> Result<Exit, Stop> {
         }
     };
     let Some(path) = &args.output else {
-        console::data(&drawn);
+        console::foreign(&drawn);
         return Ok(Exit::Done);
     };
     std::fs::write(path, drawn).map_err(|cause| Stop::io("write", path, &cause))?;

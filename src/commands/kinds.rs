@@ -10,7 +10,7 @@ use crate::console::{self, kinds};
 pub fn run(project_args: &ProjectArgs, args: &KindsArgs) -> Result<Exit, Stop> {
     let table = kbuild_tasks::kinds();
     if args.markdown {
-        console::data(&kinds::markdown(&table));
+        console::verbatim(&kinds::markdown(&table));
         return Ok(Exit::Done);
     }
     // A Kananafile that is missing or wrong hides its plugins and nothing else.

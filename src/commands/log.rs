@@ -1,6 +1,7 @@
 //! `kbuild log [TASK]`: what the attempt that made a task's result wrote and said; or every event of the last build.
 //!
-//! A hit has a log too: that of the build which made it. Reads files and takes no lock.
+//! A hit has a log too: that of the build which made it. Reads files and takes no lock. A program that reads the text
+//! from a pipe gets it as the attempt wrote it; a terminal gets its control characters shown.
 
 use std::path::PathBuf;
 
@@ -101,7 +102,7 @@ fn text(store: &Store, build: &str, task: &str, lines: Option<usize>) -> Result<
     let text = String::from_utf8_lossy(&bytes);
     tail(&text.lines().collect::<Vec<_>>(), lines)
         .iter()
-        .for_each(|line| console::data(&format!("{line}\n")));
+        .for_each(|line| console::foreign(&format!("{line}\n")));
     console::talk(&console::styled(console::DIM, path.display()));
     Ok(Exit::Done)
 }
@@ -113,7 +114,7 @@ fn replay(store: &Store, build: &str, task: Option<&str>, args: &LogArgs) -> Res
     let chosen: Vec<&Value> = all.iter().filter(is_meant).collect();
     for event in tail(&chosen, args.lines) {
         match args.json {
-            true => console::data(&format!("{event}\n")),
+            true => console::json(&format!("{event}\n")),
             false => console::data(&events::line(event, task.is_none(), console::data_width())),
         }
     }

@@ -27,7 +27,7 @@ pub fn run(project_args: &ProjectArgs, args: &MetricsArgs) -> Result<Exit, Stop>
     };
     let found = measured(&project, &tasks, &args.only);
     if args.json {
-        console::data(&format!("{:#}\n", metrics::to_json(&found)));
+        console::json(&format!("{:#}\n", metrics::to_json(&found)));
     } else if found.is_empty() {
         console::talk("no result of these tasks holds numbers");
     } else {

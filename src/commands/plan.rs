@@ -26,7 +26,7 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
         if let Some((rows, budgets)) = &costs {
             plan["cost"] = cost::to_json(rows, budgets);
         }
-        console::data(&format!("{plan:#}\n"));
+        console::json(&format!("{plan:#}\n"));
     } else {
         console::data(&table(
             &prepared.graph,

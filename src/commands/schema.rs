@@ -5,6 +5,6 @@ use crate::console;
 
 pub fn run() -> Result<Exit, Stop> {
     let schema = console::schema::kananafile(&kbuild_tasks::kinds());
-    console::data(&format!("{schema:#}\n"));
+    console::json(&format!("{schema:#}\n"));
     Ok(Exit::Done)
 }

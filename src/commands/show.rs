@@ -12,6 +12,6 @@ pub fn run(project_args: &ProjectArgs, args: &ShowArgs) -> Result<Exit, Stop> {
         Some(name) => console::toml::tasks(graph, &select(graph, std::slice::from_ref(name))?),
         None => console::toml::kananafile(&project.kananafile),
     };
-    console::data(&text);
+    console::foreign(&text);
     Ok(Exit::Done)
 }

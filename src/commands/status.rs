@@ -25,7 +25,7 @@ pub fn run(project_args: &ProjectArgs, args: &StatusArgs) -> Result<Exit, Stop> 
         .collect();
     let state = status::State::of(&build, &events, is_alive(&build));
     if args.json {
-        console::data(&format!("{:#}\n", state.to_json()));
+        console::json(&format!("{:#}\n", state.to_json()));
     } else {
         console::data(&state.render(console::data_width()));
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::build::{self, drive};
 use super::{Exit, Stop, export, one, open};
 use crate::args::{BuildArgs, ProjectArgs, VerifyArgs};
-use crate::console::{self, GREEN, RED, YELLOW, styled, text};
+use crate::console::{self, GREEN, RED, YELLOW, clean, styled, text};
 
 pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
@@ -46,7 +46,7 @@ pub fn run(project_args: &ProjectArgs, args: &VerifyArgs) -> Result<Exit, Stop> 
     let differences = project.compare(task, &again, &kinds);
     if args.json {
         let environment = [&again.first.environment, &second.environment];
-        console::data(&format!(
+        console::json(&format!(
             "{:#}\n",
             json!({ "task": task.name, "key": again.first.key, "differences": differences,
                     "environments": environment, "reproduced": is_reproduced(&differences) })
@@ -91,7 +91,8 @@ fn words(name: &str, again: &Again, second: &Receipt, differences: &[FileDiffere
             Verdict::Differs => "differs",
             Verdict::Alone => "alone",
         };
-        out += &format!("  {word}  {}{file}: {}\n", each.port, each.detail);
+        let line = format!("{}{file}: {}", each.port, each.detail);
+        out += &format!("  {word}  {}\n", clean::one_line(&line));
     }
     if again.first.environment != second.environment {
         for (name, first) in &again.first.environment {
@@ -100,7 +101,8 @@ fn words(name: &str, again: &Again, second: &Receipt, differences: &[FileDiffere
                 .get(name)
                 .map_or("(none)", String::as_str);
             if first != now {
-                out += &format!("  {name}: {first} the first time, {now} now\n");
+                let line = format!("{name}: {first} the first time, {now} now");
+                out += &format!("  {}\n", clean::one_line(&line));
             }
         }
     }

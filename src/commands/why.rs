@@ -15,7 +15,7 @@ pub fn run(project_args: &ProjectArgs, args: &WhyArgs) -> Result<Exit, Stop> {
     warn(&prepared);
     let explanation = project.explain(&prepared, task);
     if args.json {
-        console::data(&format!("{:#}\n", serde_json::json!(explanation)));
+        console::json(&format!("{:#}\n", serde_json::json!(explanation)));
         return Ok(Exit::Done);
     }
     let receipt = match prepared.plan.status(task) {

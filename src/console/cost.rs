@@ -7,7 +7,7 @@ use std::time::Duration;
 use kbuild_engine::facts::Cost;
 use serde_json::{Value, json};
 
-use super::{BOLD, DIM, styled, text};
+use super::{BOLD, DIM, clean, styled, text};
 
 /// The cost of one task.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ fn budget_table(budgets: &[Budget], columns: Option<usize>) -> String {
             shown(budget.sum(|cost| cost.flops)),
             shown(budget.sum(|cost| cost.nominal_flops)),
             shown(budget.sum(|cost| cost.extra_flops)),
-            budget.about.clone(),
+            clean::one_line(&budget.about).into_owned(),
         ]
     }));
     let mut out = text::table(&lines, columns);

@@ -6,7 +6,7 @@ use kbuild_engine::plan::Reason;
 use serde_json::Value;
 
 use super::plan::in_one_line;
-use super::{BOLD, DIM, styled, text};
+use super::{BOLD, DIM, clean, styled, text};
 
 /// `  1.2s  clean  progress  50 of 100 docs`, ended.
 pub fn line(event: &Value, with_task: bool, columns: Option<usize>) -> String {
@@ -19,9 +19,10 @@ pub fn line(event: &Value, with_task: bool, columns: Option<usize>) -> String {
         .map(|task| format!("{} ", styled(BOLD, task)))
         .unwrap_or_default();
     let line = format!(
-        "{}  {task}{word} {}",
+        "{}  {task}{} {}",
         styled(DIM, format!("{at:>7}")),
-        detail(event)
+        clean::one_line(word),
+        clean::one_line(&detail(event))
     );
     format!("{}\n", text::fit(line.trim_end(), columns))
 }

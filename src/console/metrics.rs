@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::flat::{Step, steps};
-use super::{BOLD, DIM, styled, text};
+use super::{BOLD, DIM, clean, styled, text};
 
 /// Arrays of more numbers than this are one line.
 const LONG: usize = 16;
@@ -40,7 +40,9 @@ fn by_number(rows: &[Row]) -> Vec<Vec<String>> {
         // The name stands once, before its first number.
         let names = std::iter::once(name(row)).chain(std::iter::repeat(String::new()));
         let numbers = folded(&row.numbers).into_iter().zip(names);
-        lines.extend(numbers.map(|((path, values), name)| vec![name, path, told(&values)]));
+        lines.extend(numbers.map(|((path, values), name)| {
+            vec![name, clean::one_line(&path).into_owned(), told(&values)]
+        }));
     }
     lines
 }

@@ -1,7 +1,9 @@
 //! Everything that is printed, and nothing else: the one place that writes to stdout and stderr.
 //!
-//! Data goes to stdout, talk to stderr. Knows nothing of how the things it prints came about.
+//! Data goes to stdout, talk to stderr. Text of others is made harmless on the way ([`clean`]). Knows nothing of how the
+//! things it prints came about.
 
+pub mod clean;
 pub mod cost;
 pub mod doctor;
 pub mod events;
@@ -20,9 +22,11 @@ pub mod text;
 pub mod toml;
 pub mod why;
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{LazyLock, OnceLock};
 
+use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
@@ -33,18 +37,43 @@ pub const RED: Style = AnsiColor::Red.on_default().bold();
 pub const YELLOW: Style = AnsiColor::Yellow.on_default();
 pub const CYAN: Style = AnsiColor::Cyan.on_default();
 
-/// Whether a stream shows styles. Where none does, nothing is made that would be dropped letter by letter.
-static SHOWS_STYLES: LazyLock<bool> = LazyLock::new(|| {
-    let stdout = AutoStream::choice(&io::stdout());
-    let stderr = AutoStream::choice(&io::stderr());
-    [stdout, stderr] != [ColorChoice::Never; 2]
-});
+/// What a stream makes of text.
+struct Stream {
+    shows_styles: bool,
+    is_terminal: bool,
+}
 
-/// Text in a style; the streams below drop the styles where they are not wanted.
+static STDOUT: LazyLock<Stream> = LazyLock::new(|| Stream::of(&io::stdout()));
+static STDERR: LazyLock<Stream> = LazyLock::new(|| Stream::of(&io::stderr()));
+
+impl Stream {
+    fn of(stream: &impl RawStream) -> Self {
+        Self {
+            shows_styles: AutoStream::choice(stream) != ColorChoice::Never,
+            is_terminal: stream.is_terminal(),
+        }
+    }
+
+    /// What the program has put together, as it is written: no control character of others, no command of a CI run
+    /// where it may be its log.
+    fn harmless<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = clean::composed(text, self.shows_styles);
+        match (self.is_terminal, text) {
+            (true, text) => text,
+            (false, Cow::Borrowed(text)) => clean::without_commands(text),
+            (false, Cow::Owned(text)) => Cow::Owned(clean::without_commands(&text).into_owned()),
+        }
+    }
+}
+
+/// Text in a style; the streams below drop the styles where they are not wanted. Where no stream shows any, nothing is
+/// made that would be dropped letter by letter.
 pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
-    match *SHOWS_STYLES {
+    let text = text.to_string();
+    let text = clean::one_line(&text);
+    match STDOUT.shows_styles || STDERR.shows_styles {
         true => format!("{style}{text}{style:#}"),
-        false => text.to_string(),
+        false => text.into_owned(),
     }
 }
 
@@ -58,43 +87,61 @@ pub fn lost() -> Option<&'static io::Error> {
 
 /// Prints data on stdout, at once. A reader that has gone away (`| head`) is no error; any other is kept for the end.
 pub fn data(text: &str) {
-    let written = match text.contains('\x1b') {
-        true => written(anstream::stdout().lock(), text),
-        false => written(io::stdout().lock(), text),
-    };
-    if let Err(cause) = written
+    verbatim(&STDOUT.harmless(text));
+}
+
+/// Prints JSON on stdout: the same values, and no control character.
+pub fn json(text: &str) {
+    verbatim(&clean::json(text));
+}
+
+/// Prints text of several lines that another program or a model wrote: harmless on a terminal, and as it is for a
+/// program that reads it.
+pub fn foreign(text: &str) {
+    match STDOUT.is_terminal {
+        true => verbatim(&clean::lines(text)),
+        false => verbatim(text),
+    }
+}
+
+/// Prints on stdout what is harmless already.
+pub fn verbatim(text: &str) {
+    if let Err(cause) = written(io::stdout().lock(), text)
         && cause.kind() != io::ErrorKind::BrokenPipe
     {
         let _ = LOST.set(cause);
     }
 }
 
-fn written(mut stdout: impl Write, text: &str) -> io::Result<()> {
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+fn written(mut stream: impl Write, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
 }
 
 /// Prints a line of talk on stderr.
 pub fn talk(line: &str) {
-    let _ = writeln!(anstream::stderr().lock(), "{line}");
+    prompt(&format!("{line}\n"));
 }
 
 /// Prints talk on stderr as it is, without ending the line.
 pub fn prompt(text: &str) {
-    let mut stderr = anstream::stderr().lock();
-    let _ = stderr.write_all(text.as_bytes());
-    let _ = stderr.flush();
+    let _ = written(io::stderr().lock(), &STDERR.harmless(text));
 }
 
 /// Prints a warning on stderr.
 pub fn warn(message: &str) {
+    let message = clean::lines(message);
+    let message = clean::indented(&message);
     talk(&format!("{}: {message}", styled(YELLOW, "warning")));
 }
 
 /// Prints an error with its way out on stderr.
 pub fn error(message: &str, help: &str) {
+    let (message, help) = (clean::lines(message), clean::lines(help));
+    let message = clean::indented(&message);
     talk(&format!("{}: {message}", styled(RED, "error")));
     if !help.is_empty() {
+        let help = clean::indented(&help);
         talk(&format!("  {}: {help}", styled(CYAN, "help")));
     }
 }

@@ -5,7 +5,7 @@ use kbuild_engine::graph::{Graph, Task, TaskId};
 use kbuild_engine::plan::{Blocker, Plan, Reason, Status};
 use serde_json::{Value, json};
 
-use super::{BOLD, DIM, GREEN, RED, YELLOW, styled, text};
+use super::{BOLD, DIM, GREEN, RED, YELLOW, clean, styled, text};
 
 /// How many of the tasks that come first are named.
 const NAMED: usize = 4;
@@ -242,7 +242,11 @@ pub fn detail(graph: &Graph, task: &Task, status: &Status) -> String {
     } else {
         ""
     };
-    held.to_owned() + &reasons(graph, status)
+    let reasons = reasons(graph, status);
+    match held {
+        "" => clean::one_line(&reasons).into_owned(),
+        held => format!("{held}{}", clean::one_line(&reasons)),
+    }
 }
 
 /// A protected task that was built before, and that a build would have to make again or might.

@@ -7,7 +7,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use kbuild_engine::kananafile::{Problem, Severity};
 
-use super::text;
+use super::{clean, text};
 
 /// The problem with its line, a caret below what is meant, and a way out. `columns`: width of the terminal.
 pub fn render(problem: &Problem, columns: Option<usize>) -> String {
@@ -15,18 +15,20 @@ pub fn render(problem: &Problem, columns: Option<usize>) -> String {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let title = level.primary_title(problem.message.as_str());
+    let (message, help) = (clean::lines(&problem.message), clean::lines(&problem.help));
+    let file = clean::one_line(&problem.file);
+    let title = level.primary_title(message.as_ref());
     let span = span_in_excerpt(problem);
     let mut group = annotate_snippets::Group::with_title(title);
     if problem.line > 0 {
         let snippet = Snippet::source(problem.excerpt.as_str())
-            .path(problem.file.as_str())
+            .path(file.as_ref())
             .line_start(problem.line)
             .annotation(AnnotationKind::Primary.span(span));
         group = group.element(snippet);
     }
     if !problem.help.is_empty() {
-        group = group.element(Level::HELP.message(problem.help.as_str()));
+        group = group.element(Level::HELP.message(help.as_ref()));
     }
     let renderer = Renderer::styled()
         .decor_style(DecorStyle::Ascii)
@@ -107,10 +109,12 @@ fn span_in_excerpt(problem: &Problem) -> Range<usize> {
     start..end.unwrap_or(excerpt.len())
 }
 
+/// As GitHub asks for it: the ends of lines are escaped. Other control characters are shown.
 fn value(text: &str) -> String {
-    text.replace('%', "%25")
-        .replace('\r', "%0D")
-        .replace('\n', "%0A")
+    let line = |line: &str| clean::one_line(line).replace('%', "%25");
+    let of_return = |part: &str| part.split('\r').map(line).collect::<Vec<_>>().join("%0D");
+    let lines = text.split('\n').map(of_return);
+    lines.collect::<Vec<_>>().join("%0A")
 }
 
 fn property(text: &str) -> String {

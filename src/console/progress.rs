@@ -3,7 +3,6 @@
 //! [`Tracker`] keeps the state and is given the time; the views only draw it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -11,7 +10,7 @@ use kbuild_engine::event::BuildEvent;
 use kbuild_engine::runner::FailureClass;
 
 use super::plan::in_one_line;
-use super::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, styled, text};
+use super::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, styled, text};
 
 /// Rates are taken over this time.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -59,10 +58,11 @@ impl Job {
 
     fn progress(&mut self, done: u64, total: u64, unit: &str, now: Instant) {
         // Another unit, or less than before, is another phase of the work.
-        if self.unit != unit || done < self.done {
+        if self.unit != clean::one_line(unit) || done < self.done {
             self.samples.clear();
         }
-        (self.done, self.total, self.unit) = (done, total, unit.to_owned());
+        (self.done, self.total) = (done, total);
+        self.unit = clean::one_line(unit).into_owned();
         self.samples.push_back((now, done));
         while self.samples.len() > 2 && now.duration_since(self.samples[0].0) > WINDOW {
             self.samples.pop_front();
@@ -129,7 +129,9 @@ impl Tracker {
             } if name == "loss" => {
                 self.with(task, |job| job.loss = Some(*value));
             }
-            BuildEvent::Note { task, text } => self.with(task, |job| job.note.clone_from(text)),
+            BuildEvent::Note { task, text } => {
+                self.with(task, |job| job.note = clean::one_line(text).into_owned());
+            }
             BuildEvent::Part {
                 task,
                 done,
@@ -185,13 +187,17 @@ fn lasting(event: &BuildEvent, tracker: &Tracker) -> Option<String> {
     let line = |style, word: &str, task: &str, rest: &str| {
         let head = format!("{} {}", styled(DIM, tracker.counter()), styled(style, word));
         Some(
-            format!("{head} {} {rest}", styled(BOLD, task))
+            format!("{head} {} {}", styled(BOLD, task), clean::one_line(rest))
                 .trim_end()
                 .to_owned(),
         )
     };
     match event {
-        BuildEvent::Warning { text } => Some(format!("{}: {text}", styled(YELLOW, "warning"))),
+        BuildEvent::Warning { text } => {
+            let text = clean::lines(text);
+            let text = clean::indented(&text);
+            Some(format!("{}: {text}", styled(YELLOW, "warning")))
+        }
         BuildEvent::Running {
             task,
             attempt,
@@ -251,9 +257,10 @@ fn failure(event: &BuildEvent) -> String {
     };
     if *class == FailureClass::Interrupted {
         return format!(
-            "{} {} {message}",
+            "{} {} {}",
             styled(YELLOW, "stopped"),
-            styled(BOLD, task)
+            styled(BOLD, task),
+            clean::one_line(message)
         );
     }
     let attempt = if *attempt > 1 {
@@ -262,14 +269,16 @@ fn failure(event: &BuildEvent) -> String {
         String::new()
     };
     let mut out = format!(
-        "{} {}{attempt}: {message}",
+        "{} {}{attempt}: {}",
         styled(RED, "failed"),
-        styled(BOLD, task)
+        styled(BOLD, task),
+        below(message)
     );
     for line in tail.lines().filter(|line| *line != message) {
-        out += &format!("\n  {} {line}", styled(DIM, "|"));
+        out += &format!("\n  {} {}", styled(DIM, "|"), clean::lines(line));
     }
-    let mut say = |word: &str, text: &str| out += &format!("\n  {}: {text}", styled(CYAN, word));
+    let mut say =
+        |word: &str, text: &str| out += &format!("\n  {}: {}", styled(CYAN, word), below(text));
     if !help.is_empty() {
         say("help", help);
     }
@@ -279,6 +288,11 @@ fn failure(event: &BuildEvent) -> String {
         false => say("next", advice(*class)),
     }
     out
+}
+
+/// Text of a task in a failure: its lines stand below the first one.
+fn below(text: &str) -> String {
+    clean::indented(&clean::lines(text)).into_owned()
 }
 
 /// What a retry is worth.
@@ -342,7 +356,7 @@ struct Json;
 impl View for Json {
     fn on(&mut self, event: &BuildEvent) {
         if let Ok(line) = serde_json::to_string(event) {
-            super::data(&format!("{line}\n"));
+            super::json(&format!("{line}\n"));
         }
     }
 
@@ -427,9 +441,7 @@ impl Live {
 
     fn line(&self, line: &str) {
         // Through the streams that know whether colours are wanted, while the bars are away.
-        self.bars.suspend(|| {
-            let _ = writeln!(anstream::stderr().lock(), "{line}");
-        });
+        self.bars.suspend(|| super::talk(line));
     }
 
     fn draw(&mut self, now: Instant) {

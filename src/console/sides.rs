@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{BOLD, DIM, styled, text};
+use super::{BOLD, DIM, clean, styled, text};
 
 /// Groups in the order in which they are shown.
 const GROUPS: [&str; 4] = ["manifest", "output", "fact", "metric"];
@@ -63,9 +63,9 @@ pub fn table(head: &[String; 2], rows: &[Row], all: bool, columns: Option<usize>
     let mut out = format!(
         "{} {}\n{} {}\n",
         styled(BOLD, "a"),
-        head[0],
+        clean::one_line(&head[0]),
         styled(BOLD, "b"),
-        head[1]
+        clean::one_line(&head[1])
     );
     let mut equal = 0;
     for group in GROUPS {
@@ -104,10 +104,11 @@ fn line(row: &Row, columns: Option<usize>) -> Vec<String> {
             Some(Value::Number(number)) => text::number(number),
             Some(value) => value.to_string(),
         };
-        text::fit(&text, Some(room)).into_owned()
+        text::fit(&clean::one_line(&text), Some(room)).into_owned()
     };
     let change = row.change().map(|percent| format!("{percent:+.1}%"));
-    let path = text::fit(&row.path, columns.map(|columns| columns / 3)).into_owned();
+    let path = clean::one_line(&row.path);
+    let path = text::fit(&path, columns.map(|columns| columns / 3)).into_owned();
     vec![
         path,
         shown(&row.a),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, styled, text};
+use super::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, styled, text};
 
 /// What is known of a build.
 #[derive(Debug, Clone, Default)]
@@ -126,7 +126,11 @@ impl State {
             .iter()
             .map(|(task, (phase, detail))| {
                 let (word, style) = self.shown(*phase).word();
-                vec![styled(style, word), styled(BOLD, task), detail.clone()]
+                vec![
+                    styled(style, word),
+                    styled(BOLD, task),
+                    clean::one_line(detail).into_owned(),
+                ]
             })
             .collect();
         let hits = format!("{} up to date", text::plural(self.hits, "task"));

@@ -1,12 +1,12 @@
 //! The last lines of a build: what was done, where the model is, how it did, how to talk to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kbuild_engine::event::Totals;
 use serde::{Deserialize, Serialize};
 
-use super::{BOLD, CYAN, GREEN, RED, YELLOW, styled, text};
+use super::{BOLD, CYAN, GREEN, RED, YELLOW, clean, styled, text};
 use crate::page::html::{Item, Tone};
 
 /// What there is to tell beyond the numbers of tasks.
@@ -55,10 +55,10 @@ pub fn results(results: &Results) -> String {
         lines.push(format!("  {}  {rest}", styled(BOLD, text::pad(word, 7))))
     };
     if let Some(model) = &results.model {
-        line("model", model.display().to_string());
+        line("model", shown(model));
     }
     if let Some(page) = &results.page {
-        line("report", page.display().to_string());
+        line("report", shown(page));
     }
     let items: Vec<String> = results.headline.iter().map(item).collect();
     for pair in items.chunks(2) {
@@ -70,13 +70,21 @@ pub fn results(results: &Results) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
+fn shown(path: &Path) -> String {
+    clean::one_line(&path.display().to_string()).into_owned()
+}
+
 fn item(item: &Item) -> String {
     let style = match item.tone {
         Tone::Plain => anstyle::Style::new(),
         Tone::Good => GREEN,
         Tone::Bad => RED,
     };
-    format!("{}: {}", item.label, styled(style, &item.value))
+    format!(
+        "{}: {}",
+        clean::one_line(&item.label),
+        styled(style, &item.value)
+    )
 }
 
 #[cfg(test)]

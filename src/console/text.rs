@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::clean;
+
 /// `0.4s`, `12s`, `3m 05s`, `2h 07m`.
 pub fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
@@ -115,7 +117,13 @@ pub fn pad(line: &str, columns: usize) -> String {
 }
 
 /// Rows as aligned columns, two spaces between them, the last one as wide as it likes.
+///
+/// A cell stays on its line whatever it holds.
 pub fn table(rows: &[Vec<String>], columns: Option<usize>) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| clean::cell(cell)).collect())
+        .collect();
     let widths: Vec<Vec<usize>> = rows
         .iter()
         .map(|row| row.iter().map(|cell| width(cell)).collect())

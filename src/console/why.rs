@@ -9,7 +9,7 @@ use kbuild_engine::plan::Reason;
 use kbuild_engine::receipt::Receipt;
 
 use super::plan::{blocker, reason};
-use super::{BOLD, DIM, styled, text};
+use super::{BOLD, DIM, clean, styled, text};
 
 /// Parts and tasks that are named; `--json` names all.
 const NAMED: usize = 5;
@@ -57,7 +57,7 @@ pub fn render(why: &Explanation, receipt: Option<&Receipt>) -> String {
 fn made(receipt: &Receipt) -> String {
     let elapsed = text::duration(Duration::from_millis(receipt.elapsed_ms));
     let accepted = receipt.accepted.as_ref().map(|accepted| {
-        let (from, reason) = (accepted.from.short(), &accepted.reason);
+        let (from, reason) = (accepted.from.short(), clean::one_line(&accepted.reason));
         format!("\n  its result was accepted from key {from}: {reason}")
     });
     format!(", made in {elapsed}{}", accepted.unwrap_or_default())
@@ -92,7 +92,7 @@ fn own(why: &Explanation, out: &mut String) {
 }
 
 fn compared(head: &str, comparison: &Comparison) -> String {
-    let mut out = format!("  {head}:\n");
+    let mut out = format!("  {}:\n", clean::one_line(head));
     let all = &comparison.differences;
     for each in all.iter().take(SHOWN) {
         out += &bullet(&difference(each));
@@ -227,14 +227,15 @@ fn of(n: usize, total: usize, noun: &str) -> String {
 
 fn list(names: &[String]) -> String {
     let shown = names[..names.len().min(NAMED)].join(", ");
+    let shown = clean::one_line(&shown);
     match names.len().saturating_sub(NAMED) {
-        0 => shown,
+        0 => shown.into_owned(),
         more => format!("{shown} and {more} more"),
     }
 }
 
 fn bullet(text: &str) -> String {
-    format!("  - {text}\n")
+    format!("  - {}\n", clean::one_line(text))
 }
 
 #[cfg(test)]
