@@ -128,7 +128,7 @@ fn filtered(text: &str, with_styles: bool, stays: fn(char) -> bool) -> Cow<'_, s
         }
         let mut letters = rest.chars();
         let Some(letter) = letters.next() else { break };
-        if letter == '\n' && std::mem::take(&mut is_styled) {
+        if letter == '\n' && stays(letter) && std::mem::take(&mut is_styled) {
             out.push_str(RESET);
         }
         match stays(letter) {
