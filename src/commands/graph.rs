@@ -10,7 +10,7 @@ use kbuild_engine::project::Project;
 use super::{Exit, Stop, open};
 use crate::args::{GraphArgs, GraphFormat, ProjectArgs};
 use crate::console::plan::detail;
-use crate::console::{self, text};
+use crate::console::{self, clean, text};
 use crate::page::browse::{self, Info};
 use crate::page::graph::Drawing;
 
@@ -79,7 +79,7 @@ fn infos(project: &Project, goals: &[TaskId]) -> Vec<Info> {
             name: task.name.clone(),
             kind: task.kind.clone(),
             status: word(status),
-            reason: detail(graph, task, status),
+            reason: clean::without_commands(&detail(graph, task, status)).into_owned(),
             key,
             took: took.map_or(String::new(), |ms| {
                 text::duration(Duration::from_millis(ms))

@@ -37,17 +37,27 @@ pub fn composed(text: &str, with_styles: bool) -> Cow<'_, str> {
     filtered(text, with_styles, is_layout)
 }
 
-/// JSON that means the same and controls nothing: its strings alone can hold such characters.
+/// JSON that means the same and controls nothing, neither a terminal nor a CI run: its strings alone can hold what does.
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_shown = |letter| is_harmful(letter) && !is_layout(letter);
-    if is_plain(text, b"\n\t") || !text.contains(is_shown) {
+    let is_clean = is_plain(text, b"\n\t") || !text.contains(is_shown);
+    if is_clean && !text.contains("##") {
         return Cow::Borrowed(text);
     }
-    let escaped = |letter: char| match is_shown(letter) {
-        true => format!("\\u{:04x}", u32::from(letter)),
-        false => letter.to_string(),
-    };
-    Cow::Owned(text.chars().map(escaped).collect())
+    let mut out = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match is_shown(letter) {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            false => out.push(letter),
+        }
+    }
+    let out = out.replace("##[", "#\\u0023[");
+    Cow::Owned(out.replace("##vso[", "#\\u0023vso["))
+}
+
+/// True of text that a terminal or a CI run would obey.
+pub fn is_odd(text: &str) -> bool {
+    matches!(lines(text), Cow::Owned(_)) || without_commands(text) != text
 }
 
 /// Lines of which a CI run takes none for a command: GitHub obeys `::` after blanks, and `##[` wherever it stands; so
@@ -219,10 +229,11 @@ mod tests {
 
     #[test]
     fn json_means_the_same_and_controls_nothing() {
-        let value = serde_json::json!({ "a": "\u{9b}2J\u{202e}\x7f\n\x1b", "b": [1] });
+        let value = serde_json::json!({ "a": "\u{9b}2J\u{202e}\x7f\n\x1b##[x", "b": [1] });
         for text in [value.to_string(), format!("{value:#}")] {
             let clean = json(&text);
             assert!(!clean.contains(|letter| is_harmful(letter) && !is_layout(letter)));
+            assert!(!clean.contains("##["));
             let again: serde_json::Value = serde_json::from_str(&clean).unwrap();
             assert_eq!(again, value);
         }

@@ -5,6 +5,8 @@ use kbuild_engine::kananafile::Kananafile;
 use serde_json::Value;
 use toml::Table;
 
+use super::clean;
+
 /// Variables, goals and every task.
 pub fn kananafile(file: &Kananafile) -> String {
     let mut root = Table::new();
@@ -135,5 +137,37 @@ fn from_json(value: &Value) -> Option<toml::Value> {
 }
 
 fn print(table: &Table) -> String {
-    toml::to_string(table).expect("a table of strings, numbers and tables is TOML")
+    let mut odd = Vec::new();
+    let table = set_aside(&toml::Value::Table(table.clone()), &mut odd);
+    let text = toml::to_string(&table).expect("a table of strings, numbers and tables is TOML");
+    odd.iter().enumerate().fold(text, |text, (at, string)| {
+        text.replace(&format!("\"{}\"", stand_in(at)), string)
+    })
+}
+
+/// What stands for a string while TOML is written: of a private plane, so that nobody writes it.
+fn stand_in(at: usize) -> String {
+    format!("\u{f0001}{at}\u{f0001}")
+}
+
+/// The value with a stand-in for each string that would control a terminal or a CI run; `odd` gets them, every such
+/// character escaped. An escape of JSON is one of TOML.
+fn set_aside(value: &toml::Value, odd: &mut Vec<String>) -> toml::Value {
+    match value {
+        toml::Value::String(text) if clean::is_odd(text) => {
+            let string = serde_json::Value::from(text.as_str()).to_string();
+            odd.push(clean::json(&string).into_owned());
+            stand_in(odd.len() - 1).into()
+        }
+        toml::Value::Array(items) => {
+            let items = items.iter().map(|item| set_aside(item, odd));
+            items.collect::<Vec<_>>().into()
+        }
+        toml::Value::Table(fields) => {
+            let fields = fields.iter();
+            let fields = fields.map(|(name, field)| (name.clone(), set_aside(field, odd)));
+            fields.collect::<Table>().into()
+        }
+        value => value.clone(),
+    }
 }
