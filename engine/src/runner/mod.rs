@@ -5,7 +5,9 @@
 
 mod context;
 mod group;
-mod lines;
+// Public for the fuzz targets alone.
+#[doc(hidden)]
+pub mod lines;
 mod process;
 mod protocol;
 mod spawn;

@@ -23,6 +23,8 @@ const ROW: usize = 8 + 32;
 #[derive(Debug)]
 pub struct Book {
     file: File,
+    /// Where the pages end.
+    begin: u64,
     table: Vec<u8>,
 }
 
@@ -72,7 +74,7 @@ impl Book {
         let begin = end.checked_sub(length)?;
         let mut table = vec![0; usize::try_from(length).ok()?];
         file.read_exact_at(&mut table, begin).ok()?;
-        (Digest::of(&table) == *name).then_some(Self { file, table })
+        (Digest::of(&table) == *name).then_some(Self { file, begin, table })
     }
 
     /// Page number `index`, from 0; `None` when it is not there or not what it was.
@@ -82,6 +84,9 @@ impl Book {
             Some(before) => self.row(before)?.0,
         };
         let (end, digest) = self.row(index)?;
+        if end > self.begin {
+            return None;
+        }
         let mut page = vec![0; usize::try_from(end.checked_sub(begin)?).ok()?];
         self.file.read_exact_at(&mut page, begin).ok()?;
         (Digest::of(&page).as_bytes() == digest).then_some(page)
@@ -126,6 +131,11 @@ mod tests {
                 }
             }
         }
+        let too_long = [&[0xFF; 8][..], &[0; 32]].concat();
+        fs::write(&path, [&too_long[..], &1_u64.to_le_bytes()].concat()).unwrap();
+        let book = Book::open(&path, &Digest::of(&too_long)).unwrap();
+        assert_eq!(book.page(0), None);
+        fs::remove_file(&path).unwrap();
         let again = Book::write(&store, &path, pages().into_iter()).unwrap();
         assert_eq!(again, name);
         assert_eq!(fs::read(&path).unwrap(), sound);

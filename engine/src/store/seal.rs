@@ -136,7 +136,7 @@ impl Store {
         let mut head = [0; HEAD];
         file.read_exact(&mut head).ok()?;
         let (length, others) = form::lengths(&head)?;
-        let all = (HEAD + length).checked_add(others)? as u64;
+        let all = HEAD.checked_add(length)?.checked_add(others)? as u64;
         let is_whole = file.metadata().ok()?.len() == all;
         let mut body = vec![0; is_whole.then_some(length)?];
         file.read_exact(&mut body).ok()?;
