@@ -1,11 +1,13 @@
 //! Running a task: the protocol between a build and its child processes, from both ends.
 //!
 //! `protocol` is the wire, `context` the end inside a built-in kind, `process` the end outside, `spawn` the birth of the
-//! child and `group` what becomes of its processes. What to run and what to keep of it is `build`'s.
+//! child, `bounds` how much it may say, `orphans` what its processes leave behind and `group` what becomes of its processes. What to run and what to keep of it is `build`'s.
 
+mod bounds;
 mod context;
 mod group;
 mod lines;
+mod orphans;
 mod process;
 mod protocol;
 mod spawn;
@@ -13,5 +15,8 @@ mod spawn;
 pub use context::{Artifact, AtPath, Context, Failure, Part, Recorder, request, serve};
 pub(crate) use group::place;
 pub use group::{Attempt, MARK, Process};
-pub use process::{Ended, Launch, Stdin, Stop, run, tail};
+pub use orphans::adopt_orphans;
+pub use process::{
+    EVENTS_AT_ONCE, Ended, Launch, Stdin, Stop, can_start_threads, run, tail,
+};
 pub use protocol::{Event, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};

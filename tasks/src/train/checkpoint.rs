@@ -33,6 +33,15 @@ struct State {
     files: BTreeMap<String, Digest>,
 }
 
+/// What a checkpoint must fit to be continued.
+pub struct Fits<'a> {
+    pub environment: &'a str,
+    /// The model as the run begins.
+    pub model: &'a Model,
+    /// Steps of the whole run.
+    pub steps: u64,
+}
+
 const FORMAT: u32 = 1;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.jsonl";
@@ -78,12 +87,12 @@ pub fn save(
 /// The newest usable checkpoint, and what was wrong with those that are not.
 pub fn load(
     partial: &Path,
-    environment: &str,
+    fits: &Fits<'_>,
     options: AdamWOptions,
 ) -> (Option<Checkpoint>, Vec<String>) {
     let mut notes = Vec::new();
     for directory in found(partial) {
-        match read(&directory, environment, options) {
+        match read(&directory, fits, options) {
             Ok(checkpoint) => return (Some(checkpoint), notes),
             Err(reason) => notes.push(format!("a checkpoint is not used: {reason}")),
         }
@@ -99,7 +108,7 @@ pub fn clear(partial: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(directory: &Path, environment: &str, options: AdamWOptions) -> Result<Checkpoint, String> {
+fn read(directory: &Path, fits: &Fits<'_>, options: AdamWOptions) -> Result<Checkpoint, String> {
     let text = |name: &str| {
         std::fs::read_to_string(directory.join(name)).map_err(|error| format!("`{name}`: {error}"))
     };
@@ -107,23 +116,34 @@ fn read(directory: &Path, environment: &str, options: AdamWOptions) -> Result<Ch
     if state.format != FORMAT {
         return Err("it was written by another version".to_owned());
     }
-    if state.environment != environment {
+    if state.environment != fits.environment {
         return Err(format!(
-            "it was made with {}, this is {environment}",
-            state.environment
+            "it was made with {}, this is {}",
+            state.environment, fits.environment
         ));
+    }
+    if state.step > fits.steps {
+        let (step, steps) = (state.step, fits.steps);
+        return Err(format!("it says step {step}, and the run has {steps}"));
     }
     let found = digests(directory).map_err(|failure| failure.message)?;
     if found != state.files {
         return Err("its files are damaged".to_owned());
     }
     let model = Model::load(directory).map_err(|error| error.to_string())?;
+    if model.config != fits.model.config {
+        return Err("its model has another shape".to_owned());
+    }
     let optimizer = AdamW::load(&directory.join(OPTIMIZER), &model.layout, options)
         .map_err(|error| error.to_string())?;
+    let metrics = text(METRICS)?;
+    if u64::try_from(metrics.lines().count()) != Ok(state.step) {
+        return Err("its metrics are not those of its step".to_owned());
+    }
     Ok(Checkpoint {
         step: state.step,
         optimizer,
-        metrics: text(METRICS)?,
+        metrics,
         model,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::runner::Process;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::channel;
 
 struct World {
     directory: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl World {
     }
 
     async fn run(&self, launch: Launch) -> (Ended, Vec<Event>) {
-        let (sender, mut receiver) = unbounded_channel();
+        let (sender, mut receiver) = channel(EVENTS_AT_ONCE);
         let ended = run(launch, sender, self.stop.subscribe()).await;
         let mut events = Vec::new();
         while let Some(event) = receiver.recv().await {
@@ -166,7 +166,7 @@ async fn leaves_when_asked_and_takes_its_grandchildren_along() {
     let world = World::new();
     let launch =
         world.shell("sleep 60 & echo $! > pid; echo '{\"event\":\"checkpoint\",\"step\":1}'; wait");
-    let (sender, mut events) = unbounded_channel();
+    let (sender, mut events) = channel(EVENTS_AT_ONCE);
     let running = run(launch, sender, world.stop.subscribe());
     let stopping = async {
         events.recv().await;
@@ -186,7 +186,7 @@ async fn the_lock_lasts_as_long_as_the_last_process() {
     lock.lock().unwrap();
     let mut launch = world.shell("echo '{\"event\":\"checkpoint\",\"step\":1}'; sleep 60");
     launch.inherited = vec![lock.into()];
-    let (sender, mut events) = unbounded_channel();
+    let (sender, mut events) = channel(EVENTS_AT_ONCE);
     let running = run(launch, sender, world.stop.subscribe());
     let looking = async {
         events.recv().await;
