@@ -47,7 +47,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state.json";
 
-/// Writes the state of a core after `step` steps; when this returns, it is on disk.
+/// Writes the state of a core after `step` steps; when this returns, it is on disk. When it fails, the checkpoint before
+/// is as it was, and nothing else takes room.
 pub fn save(
     partial: &Path,
     environment: &str,
@@ -56,9 +57,24 @@ pub fn save(
     metrics: &str,
 ) -> Result<(), Failure> {
     let making = partial.join(format!("step-{step}.making"));
-    remove(&making)?;
-    std::fs::create_dir_all(&making).at(&making)?;
-    core.save(&making)?;
+    let saved = save_by_way_of(&making, partial, environment, step, core, metrics);
+    if saved.is_err() {
+        let _ = remove(&making);
+    }
+    saved
+}
+
+fn save_by_way_of(
+    making: &Path,
+    partial: &Path,
+    environment: &str,
+    step: u64,
+    core: &Core,
+    metrics: &str,
+) -> Result<(), Failure> {
+    remove(making)?;
+    std::fs::create_dir_all(making).at(making)?;
+    core.save(making)?;
     if let Some(moments) = core.moments()? {
         moments.save(&making.join(OPTIMIZER))?;
     }
@@ -68,16 +84,16 @@ pub fn save(
         format: FORMAT,
         step,
         environment: environment.to_owned(),
-        files: digests(&making)?,
+        files: digests(making)?,
     };
     let path = making.join(STATE);
     let text = serde_json::to_string(&state)
         .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
     std::fs::write(&path, text).at(&path)?;
-    flush(&making)?;
+    flush(making)?;
     let done = partial.join(format!("step-{step}"));
     remove(&done)?;
-    std::fs::rename(&making, &done).at(&done)?;
+    std::fs::rename(making, &done).at(&done)?;
     File::open(partial)
         .and_then(|directory| directory.sync_all())
         .at(partial)?;
