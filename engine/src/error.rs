@@ -9,6 +9,21 @@ use std::path::{Path, PathBuf};
 pub const MAKE_ROOM: &str =
     "free some space (`kbuild gc` lists what can go), then run the same command";
 
+/// The way out where no process or thread can be started.
+pub const MORE_PROCESSES: &str =
+    "raise the limit of processes (`ulimit -u`, or `pids.max` of the container), or end some";
+
+/// The way out where no file can be opened.
+pub const MORE_FILES: &str = "raise the limit of open files (`ulimit -n`)";
+
+/// The way out of a limit of the system that `cause` speaks of.
+pub fn limit_help(cause: &io::Error) -> Option<&'static str> {
+    match cause.raw_os_error()? {
+        libc::EMFILE | libc::ENFILE => Some(MORE_FILES),
+        _ => None,
+    }
+}
+
 /// Something outside kbuild went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,6 +65,7 @@ impl Error {
         };
         match cause.kind() {
             _ if is_full(cause) => Some(MAKE_ROOM),
+            _ if limit_help(cause) == Some(MORE_FILES) => Some(MORE_FILES),
             io::ErrorKind::PermissionDenied => Some("check who owns the path and its mode"),
             io::ErrorKind::ReadOnlyFilesystem => {
                 Some("building writes to `cache/`; `kbuild plan` works without writing")

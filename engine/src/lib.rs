@@ -17,6 +17,7 @@ pub mod graph;
 pub mod kananafile;
 pub mod key;
 pub mod kind;
+pub mod limits;
 pub mod plan;
 pub mod project;
 pub mod receipt;

@@ -2,23 +2,23 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::CommandFactory;
 use kbuild_engine::build::{Options, Outcome, Prepared};
-use kbuild_engine::error::Error;
+use kbuild_engine::error::{Error, MORE_PROCESSES};
 use kbuild_engine::event::{Events, Totals};
 use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Resources, suggest};
 use kbuild_engine::project::Project;
-use kbuild_engine::runner::Stop as Ask;
+use kbuild_engine::runner::{self, Stop as Ask};
 use tokio::sync::watch;
 
 use super::made::Made;
 use super::settled::{self, Before, Closing};
-use super::signals::{Between, Signals};
+use super::signals::{self, Between, Signals};
 use super::{
     DEFAULT_GOAL, Exit, Stop, build_id, chat, mention_warnings, open_at, page, plan, select_beside,
     workspace,
@@ -162,10 +162,16 @@ pub fn drive<T, F>(
 where
     F: Future<Output = Result<T, Error>>,
 {
+    runner::adopt_orphans();
+    let start = |cause| Stop::Environment {
+        message: format!("cannot start the threads of the build: {cause}"),
+        help: MORE_PROCESSES.to_owned(),
+    };
+    runner::can_start_threads().map_err(start)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|cause| Stop::io("start", &PathBuf::from("the build"), &cause))?;
+        .map_err(start)?;
     let view: Shown = Arc::new(Mutex::new(progress::view(json, reading)));
     let shown = Arc::clone(&view);
     let events = Events::new(move |event| with(&shown, |view| view.on(&event)));
@@ -194,16 +200,16 @@ async fn tick(view: Shown) {
     }
 }
 
-/// Ctrl-C (or SIGTERM) once: save and leave. Twice: at once.
+/// Ctrl-C (or SIGTERM, SIGHUP) once: save and leave. Twice, or SIGQUIT: at once.
 async fn listen(ask: watch::Sender<Ask>, view: Shown) {
     let Ok(mut signals) = Signals::new() else {
         return;
     };
     loop {
-        signals.next().await;
+        let number = signals.next().await;
         let next = match *ask.borrow() {
-            Ask::No => Ask::Leave,
-            Ask::Leave | Ask::Kill => Ask::Kill,
+            Ask::No if number != signals::AT_ONCE => Ask::Leave,
+            Ask::No | Ask::Leave | Ask::Kill => Ask::Kill,
         };
         let line = match next {
             Ask::Kill => "killing what still runs",

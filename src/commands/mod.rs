@@ -32,7 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kbuild_engine::digest::Digest;
-use kbuild_engine::error::Error;
+use kbuild_engine::error::{Error, limit_help};
 use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Options, Problem, suggest};
 use kbuild_engine::kind::Kinds;
@@ -106,7 +106,7 @@ impl Stop {
         let message = format!("cannot {doing} `{}`: {cause}", path.display());
         Self::Environment {
             message,
-            help: String::new(),
+            help: limit_help(cause).unwrap_or_default().to_owned(),
         }
     }
 }

@@ -237,7 +237,7 @@ fn a_damaged_or_foreign_checkpoint_is_not_used() {
     let (kinds, directory) = fresh();
     let whole = pretrain(&kinds, directory.path(), json!({}));
     type Harm = fn(&Path);
-    let harms: [(Harm, &str); 3] = [
+    let harms: [(Harm, &str); 5] = [
         (|step| flip(&step.join("model.safetensors")), "damaged"),
         (
             |step| replace(&step.join("state.json"), "cpu/", "cuda/"),
@@ -246,6 +246,14 @@ fn a_damaged_or_foreign_checkpoint_is_not_used() {
         (
             |step| std::fs::remove_file(step.join("optimizer.safetensors")).unwrap(),
             "damaged",
+        ),
+        (
+            |step| replace(&step.join("state.json"), "\"step\":5", "\"step\":999"),
+            "step 999",
+        ),
+        (
+            |step| replace(&step.join("state.json"), "\"step\":5", "\"step\":6"),
+            "metrics",
         ),
     ];
     for (harm, reason) in harms {
@@ -266,6 +274,22 @@ fn a_damaged_or_foreign_checkpoint_is_not_used() {
         );
         assert_eq!(again.digest("model"), whole.digest("model"));
     }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_nothing() {
+    let (kinds, directory) = fresh();
+    let file = directory.path().join("no folder");
+    std::fs::write(&file, "").unwrap();
+    let failure = Job::new(&kinds, "pretrain", pretrain_params(json!({})))
+        .input("tokenizer", tokenizer())
+        .input("tokens", tokens(directory.path(), 0, 12))
+        .partial(file)
+        .stop_after(5)
+        .run()
+        .err()
+        .expect("it was asked to stop");
+    assert_eq!(failure.class, FailureClass::Interrupted, "{failure}");
 }
 
 fn flip(path: &Path) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use super::arguments::arguments;
 use super::blame::{blame, blame_disk};
@@ -24,7 +24,9 @@ use crate::event::BuildEvent;
 use crate::graph::{Executor, Program, Task};
 use crate::key::Manifest;
 use crate::receipt::{self, Receipt, Text};
-use crate::runner::{Attempt, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run};
+use crate::runner::{
+    Attempt, EVENTS_AT_ONCE, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run,
+};
 use crate::store::{BlobState, Lock, remove_tree};
 
 /// Measured facts by output port.
@@ -111,7 +113,7 @@ pub async fn attempt(
     job: &Job,
     staged: &Staged,
     lock: &Lock,
-    listener: impl AsyncFnOnce(UnboundedReceiver<Event>),
+    listener: impl AsyncFnOnce(Receiver<Event>),
 ) -> Result<Ended, Failure> {
     let mark = staged
         .directory
@@ -132,7 +134,7 @@ pub async fn attempt(
         log: launch.log.clone(),
         resumed: has_entries(&staged.request.partial),
     });
-    let (sender, receiver) = unbounded_channel();
+    let (sender, receiver) = channel(EVENTS_AT_ONCE);
     lock.record(&Attempt::new(&mark))?;
     let running = run(launch, sender, job.stop.subscribe());
     let (ended, ()) = tokio::join!(running, listener(receiver));
@@ -209,7 +211,7 @@ fn argv(job: &Job, task: &Task, staged: &Staged) -> Vec<OsString> {
 }
 
 /// Passes on what a child says, and collects its facts.
-async fn listen(job: &Job, mut events: UnboundedReceiver<Event>, measured: &mut Measured) {
+async fn listen(job: &Job, mut events: Receiver<Event>, measured: &mut Measured) {
     while let Some(event) = events.recv().await {
         if let Event::Fact { port, name, value } = event {
             measured.entry(port).or_default().insert(name, value);

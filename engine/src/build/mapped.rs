@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{
@@ -146,7 +146,7 @@ struct Maker {
 }
 
 impl Maker {
-    async fn listen(&mut self, mut events: UnboundedReceiver<Event>) {
+    async fn listen(&mut self, mut events: Receiver<Event>) {
         loop {
             tokio::select! {
                 Some(kept) = self.keeping.join_next() => self.note(kept),

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::protocol::{Event, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};
 use crate::artifact::Shape;
+use crate::error::limit_help;
 use crate::kind::{Body, Kinds};
 
 /// An artifact on an input port.
@@ -61,6 +62,7 @@ impl Failure {
             _ => FailureClass::Environment,
         };
         Self::new(class, format!("`{}`: {error}", path.display()))
+            .help(limit_help(error).unwrap_or_default())
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {

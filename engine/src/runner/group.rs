@@ -104,7 +104,7 @@ pub(crate) fn end_group(leader: Pid, mark: &str, is_held: bool) {
     patiently(|| attempt.signal(Signal::KILL) == 0 && !lives(leader));
 }
 
-fn patiently(mut is_done: impl FnMut() -> bool) {
+pub(super) fn patiently(mut is_done: impl FnMut() -> bool) {
     const PATIENCE: Duration = Duration::from_secs(5);
     let begun = Instant::now();
     while !is_done() && begun.elapsed() < PATIENCE {
@@ -132,7 +132,7 @@ fn pids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn is_marked(pid: u32, mark: &str) -> bool {
+pub(super) fn is_marked(pid: u32, mark: &str) -> bool {
     let expected = format!("{MARK}={mark}");
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
         environ

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -20,16 +20,25 @@ use rustix::process::{
 };
 use tokio::io::BufReader;
 use tokio::process::ChildStdout;
-use tokio::sync::{mpsc::UnboundedSender, oneshot, watch};
+use tokio::sync::{mpsc::Sender, oneshot, watch};
 
+use super::bounds::{Fate, Log, Talk};
 use super::context::Failure;
 use super::group::{MARK, end_group};
 use super::lines;
+use super::orphans;
 use super::protocol::{Event, FailureClass};
 use super::spawn::{Birth, spawn};
+use crate::error::{MORE_PROCESSES, limit_help};
 
 /// Environment variables that every attempt is given as they are.
 const ALLOWED: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH"];
+
+/// Events of an attempt that wait for the build; when there are more, the attempt waits.
+pub const EVENTS_AT_ONCE: usize = 1024;
+
+/// Longest line that is read as an event.
+const LONGEST_EVENT: usize = 64 * 1024;
 
 /// What to spawn.
 #[derive(Debug)]
@@ -113,7 +122,7 @@ impl Leash {
 /// is left, nor one that left the group and kept what it inherited.
 pub async fn run(
     mut launch: Launch,
-    events: UnboundedSender<Event>,
+    events: Sender<Event>,
     mut stop: watch::Receiver<Stop>,
 ) -> Ended {
     let begun = Instant::now();
@@ -127,8 +136,9 @@ pub async fn run(
         Err(error) => return ended(Some(not_started(&program, &error))),
     };
     let (speaks, mark) = (launch.speaks, launch.mark.clone());
-    let log = match open_log(&launch.log) {
-        Ok(log) => log,
+    let path = launch.log.clone();
+    let (log, bounded) = match open_log(&path) {
+        Ok(logs) => logs,
         Err(failure) => return ended(Some(failure)),
     };
     let mut child = match start(launch, &log).await {
@@ -136,11 +146,22 @@ pub async fn run(
         Err(error) => return ended(Some(not_started(&program, &error))),
     };
     let pid = child.pid;
-    let listener = tokio::spawn(listen(child.stdout, speaks, log, events));
-    let (status, why) = wait(&mut child.end, pid, timeout, grace, &mut stop).await;
+    let listener = tokio::spawn(listen(child.stdout, speaks, log, events.clone()));
+    let waiting = wait(&mut child.end, pid, timeout, grace, &mut stop);
+    let (status, why) = tokio::select! {
+        end = waiting => end,
+        never = bounded.keep_small() => match never {},
+    };
     drop(child.stdin);
-    let _ = tokio::task::spawn_blocking(move || end_group(pid, &mark, leash.is_held())).await;
-    ended(explain(status, why, speaks, heard(listener).await))
+    let end = move || {
+        end_group(pid, &mark, leash.is_held());
+        orphans::end_orphans(&mark);
+    };
+    let _ = tokio::task::spawn_blocking(end).await;
+    let said = heard(listener, &events).await;
+    let _ = tokio::task::spawn_blocking(move || bounded.close()).await;
+    let failure = explain(status, why, speaks, said);
+    ended(failure.map(|failure| in_view_of(failure, &path)))
 }
 
 /// Why the child was told to go.
@@ -200,19 +221,26 @@ async fn listen(
     stdout: ChildStdout,
     speaks: bool,
     mut log: File,
-    events: UnboundedSender<Event>,
+    events: Sender<Event>,
 ) -> Option<Failure> {
     let mut reader = BufReader::with_capacity(64 * 1024, stdout);
     let mut stated = None;
+    let mut talk = Talk::new();
     while let Ok(Some(line)) = lines::next(&mut reader).await {
-        match lines::event(&line).filter(|_| speaks) {
+        let may_be_event = speaks && line.len() <= LONGEST_EVENT;
+        match may_be_event.then(|| lines::event(&line)).flatten() {
             Some(Event::Failed {
                 class,
                 message,
                 help,
             }) => stated = Some(Failure::new(class, message).help(help)),
             Some(event) => {
-                let _ = events.send(event);
+                let event = match talk.judge(&event, line.len()) {
+                    Fate::Passes => event,
+                    Fate::Dropped => continue,
+                    Fate::DroppedFirst => too_much(),
+                };
+                let _ = events.send(event).await;
             }
             None => {
                 let _ = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
@@ -222,15 +250,28 @@ async fn listen(
     stated
 }
 
-/// What the listener heard. The group is gone, so the pipe ends; a process that left the group may hold it open.
-async fn heard(listener: tokio::task::JoinHandle<Option<Failure>>) -> Option<Failure> {
+fn too_much() -> Event {
+    let text = "it says more than can be kept: most of its notes, metrics and progress are left out from here on";
+    Event::Note {
+        text: text.to_owned(),
+    }
+}
+
+/// What the listener heard. The group is gone, so the pipe ends; a process that left the group may hold it open. While
+/// the build has not taken what waits for it, the listener cannot go on, and is waited for.
+async fn heard(
+    mut listener: tokio::task::JoinHandle<Option<Failure>>,
+    events: &Sender<Event>,
+) -> Option<Failure> {
     const PATIENCE: Duration = Duration::from_secs(2);
-    let abort = listener.abort_handle();
-    match tokio::time::timeout(PATIENCE, listener).await {
-        Ok(heard) => heard.unwrap_or_default(),
-        Err(_) => {
-            abort.abort();
-            None
+    loop {
+        match tokio::time::timeout(PATIENCE, &mut listener).await {
+            Ok(heard) => return heard.unwrap_or_default(),
+            Err(_) if events.capacity() < EVENTS_AT_ONCE && !events.is_closed() => {}
+            Err(_) => {
+                listener.abort();
+                return None;
+            }
         }
     }
 }
@@ -292,12 +333,45 @@ fn by_signal(signal: i32) -> Failure {
             "killed (signal 9), probably out of memory",
         )
         .help("`dmesg` tells; give it less to hold at once, or a machine with more memory"),
+        libc::SIGXCPU => Failure::new(
+            FailureClass::Resources,
+            "ended by the limit of processor time (signal 24, SIGXCPU)",
+        )
+        .help("raise `ulimit -t`"),
+        libc::SIGXFSZ => Failure::new(
+            FailureClass::Resources,
+            "ended by the limit of file size (signal 25, SIGXFSZ)",
+        )
+        .help("raise `ulimit -f`"),
         libc::SIGTERM | libc::SIGINT | libc::SIGHUP => Failure::new(
             FailureClass::Interrupted,
             format!("ended by signal {signal} from outside"),
         ),
         _ => Failure::new(FailureClass::Bug, format!("crashed (signal {signal})")),
     }
+}
+
+/// The failure of an attempt, or what its log says of its reason where its status says nothing.
+fn in_view_of(failure: Failure, log: &Path) -> Failure {
+    const SAYINGS: [&str; 4] = [
+        "memory allocation of ",
+        "MemoryError",
+        "std::bad_alloc",
+        "Cannot allocate memory",
+    ];
+    let is_open = ["crashed (", "exit status ", "panicked ("]
+        .iter()
+        .any(|words| failure.message.starts_with(words));
+    if !is_open {
+        return failure;
+    }
+    let said = tail(log, 20);
+    if !SAYINGS.iter().any(|words| said.contains(words)) {
+        return failure;
+    }
+    let message = format!("out of memory, or of what a limit allows: {}", failure.message);
+    Failure::new(FailureClass::Resources, message)
+        .help("raise the limit (`ulimit -v`, or that of the container), or give it less to hold at once")
 }
 
 fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
@@ -309,6 +383,12 @@ fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
     if error.raw_os_error() == Some(libc::ENOEXEC) {
         return failure.help("a script begins with `#!` and the path of its interpreter");
     }
+    if error.raw_os_error() == Some(libc::EAGAIN) {
+        return failure.help(MORE_PROCESSES);
+    }
+    if let Some(help) = limit_help(error) {
+        return failure.help(help);
+    }
     match error.kind() {
         std::io::ErrorKind::NotFound => failure.help("is it installed, and on the PATH?"),
         std::io::ErrorKind::PermissionDenied => failure.help("is it executable?"),
@@ -316,11 +396,14 @@ fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
     }
 }
 
-fn open_log(path: &Path) -> Result<File, Failure> {
-    path.parent()
-        .map_or(Ok(()), std::fs::create_dir_all)
-        .and_then(|()| OpenOptions::new().create(true).append(true).open(path))
-        .map_err(|error| Failure::io(path, &error))
+fn open_log(path: &Path) -> Result<(File, Log), Failure> {
+    let open = || {
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        let mut options = OpenOptions::new();
+        let file = options.create(true).read(true).append(true).open(path)?;
+        Ok((file.try_clone()?, Log::new(file)))
+    };
+    open().map_err(|error| Failure::io(path, &error))
 }
 
 /// The last lines of a log, at most `lines` of them and 8 KiB.
@@ -376,7 +459,9 @@ impl End {
     async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let _ = (&mut self.ended).await;
         signal_group(self.pid, Signal::KILL);
-        match waitpid(Some(self.pid), WaitOptions::empty())? {
+        let waited = waitpid(Some(self.pid), WaitOptions::empty());
+        orphans::forget_leader(self.pid);
+        match waited? {
             Some((_, status)) => Ok(ExitStatus::from_raw(status.as_raw())),
             None => Err(std::io::Error::other("it still runs")),
         }
@@ -398,16 +483,19 @@ fn born(launch: &Launch, log: &File) -> std::io::Result<Child> {
         }
     };
     let stdout = ChildStdout::from_std(stdout.into())?;
-    let pid = spawn(&Birth {
+    let variables = environment(launch);
+    let birth = Birth {
         argv: &launch.argv,
         directory: &launch.directory,
-        environment: &environment(launch),
+        environment: &variables,
         stdio: [&theirs, &to_us, log],
         inherited: &launch.inherited,
-    })?;
+    };
+    let pid = orphans::with_leader(|| spawn(&birth))?;
     let end = End::of(pid).inspect_err(|_| {
         signal_group(pid, Signal::KILL);
         let _ = waitpid(Some(pid), WaitOptions::empty());
+        orphans::forget_leader(pid);
     })?;
     Ok(Child {
         pid,
@@ -438,15 +526,21 @@ async fn on_lasting_thread<T: Send + 'static>(
     job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
-    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
+    static SPAWNER: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
+    let start = || {
         let (sender, jobs) = mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("spawner".to_owned())
-            .spawn(move || jobs.into_iter().for_each(|job| job()))
-            .expect("a thread can be started");
-        sender
-    });
+            .spawn(move || jobs.into_iter().for_each(|job| job()))?;
+        std::io::Result::Ok(sender)
+    };
+    let spawner = {
+        let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*spawner {
+            Some(spawner) => spawner.clone(),
+            None => spawner.insert(start()?).clone(),
+        }
+    };
     let runtime = tokio::runtime::Handle::current();
     let (answer, answered) = oneshot::channel();
     let job: Job = Box::new(move || {
@@ -456,6 +550,30 @@ async fn on_lasting_thread<T: Send + 'static>(
     let gone = || std::io::Error::other("the spawning thread is gone");
     spawner.send(job).map_err(|_| gone())?;
     answered.await.map_err(|_| gone())?
+}
+
+/// Whether this process may start as many threads as a build needs at least: those of its runtime, and some that wait
+/// for the disk and for attempts. A runtime that lacks them waits for ever.
+///
+/// # Errors
+/// What keeps them from being started.
+pub fn can_start_threads() -> std::io::Result<()> {
+    const BESIDE: usize = 6;
+    let wanted = BESIDE + std::thread::available_parallelism().map_or(1, usize::from);
+    let (hold, held) = mpsc::channel::<()>();
+    let held = std::sync::Arc::new(Mutex::new(held));
+    let mut threads = Vec::new();
+    let mut start = || {
+        let held = std::sync::Arc::clone(&held);
+        let wait = move || drop(held.lock().map(|held| held.recv()));
+        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        threads.push(thread.spawn(wait)?);
+        Ok(())
+    };
+    let started = (0..wanted).try_for_each(|_| start());
+    drop(hold);
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    started
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::limits;
+
 /// What the child becomes.
 pub struct Birth<'a> {
     /// Program and arguments; never empty. A program without a slash is looked for on the `PATH` of `environment`.
@@ -50,6 +52,7 @@ pub fn spawn(birth: &Birth<'_>) -> io::Result<Pid> {
         directory: directory.as_ptr(),
         stdio: birth.stdio.map(AsRawFd::as_raw_fd),
         inherited: &inherited,
+        open_files: limits::open_files_of_children(),
         parent: rustix::process::getpid().as_raw_pid(),
         errno: 0,
     })
@@ -94,6 +97,7 @@ struct Plan<'a> {
     directory: *const c_char,
     stdio: [RawFd; 3],
     inherited: &'a [RawFd],
+    open_files: Option<libc::rlimit>,
     parent: libc::pid_t,
     /// Set by the child when it fails.
     errno: c_int,
@@ -173,6 +177,9 @@ unsafe fn prepare(plan: &Plan<'_>) -> Result<(), c_int> {
         }
         for descriptor in plan.inherited {
             done(libc::fcntl(*descriptor, libc::F_SETFD, 0))?;
+        }
+        if let Some(limit) = &plan.open_files {
+            done(libc::setrlimit(libc::RLIMIT_NOFILE, limit))?;
         }
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);

@@ -3,13 +3,13 @@
 //! sled locks its directory and writes when it opens, so only a build that has an order to choose, or something to
 //! remember, opens it; and a build that cannot have it goes on without.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use crate::limits;
 
 /// One finished execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl Drop for History {
     fn drop(&mut self) {
         if let Some(tree) = self.tree.take() {
             guarded(|| tree.flush());
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(tree)));
+            let _ = limits::guarded(|| drop(tree));
         }
     }
 }
@@ -112,11 +112,11 @@ fn open(path: &Path) -> Result<sled::Db, Trouble> {
         .cache_capacity(1 << 20)
         .flush_every_ms(None);
     // sled panics on some damaged files.
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(tree)) => Ok(tree),
-        Ok(Err(sled::Error::Io(error))) if is_lock(&error) => Err(Trouble::Locked),
-        Ok(Err(error)) => Err(Trouble::Damaged(error.to_string())),
-        Err(_) => Err(Trouble::Damaged("unreadable".to_owned())),
+    match limits::guarded(|| config.open()) {
+        Some(Ok(tree)) => Ok(tree),
+        Some(Err(sled::Error::Io(error))) if is_lock(&error) => Err(Trouble::Locked),
+        Some(Err(error)) => Err(Trouble::Damaged(error.to_string())),
+        None => Err(Trouble::Damaged("unreadable".to_owned())),
     }
 }
 
@@ -125,7 +125,7 @@ fn is_lock(error: &std::io::Error) -> bool {
 }
 
 fn guarded<T>(action: impl FnOnce() -> sled::Result<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(action)).ok()?.ok()
+    limits::guarded(action)?.ok()
 }
 
 #[cfg(test)]

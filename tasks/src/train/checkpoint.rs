@@ -33,12 +33,22 @@ struct State {
     files: BTreeMap<String, Digest>,
 }
 
+/// What a checkpoint must fit to be continued.
+pub struct Fits<'a> {
+    pub environment: &'a str,
+    /// The model as the run begins.
+    pub model: &'a Model,
+    /// Steps of the whole run.
+    pub steps: u64,
+}
+
 const FORMAT: u32 = 1;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state.json";
 
-/// Writes the state of a core after `step` steps; when this returns, it is on disk.
+/// Writes the state of a core after `step` steps; when this returns, it is on disk. When it fails, the checkpoint before
+/// is as it was, and nothing else takes room.
 pub fn save(
     partial: &Path,
     environment: &str,
@@ -47,9 +57,24 @@ pub fn save(
     metrics: &str,
 ) -> Result<(), Failure> {
     let making = partial.join(format!("step-{step}.making"));
-    remove(&making)?;
-    std::fs::create_dir_all(&making).at(&making)?;
-    core.save(&making)?;
+    let saved = save_by_way_of(&making, partial, environment, step, core, metrics);
+    if saved.is_err() {
+        let _ = remove(&making);
+    }
+    saved
+}
+
+fn save_by_way_of(
+    making: &Path,
+    partial: &Path,
+    environment: &str,
+    step: u64,
+    core: &Core,
+    metrics: &str,
+) -> Result<(), Failure> {
+    remove(making)?;
+    std::fs::create_dir_all(making).at(making)?;
+    core.save(making)?;
     if let Some(moments) = core.moments()? {
         moments.save(&making.join(OPTIMIZER))?;
     }
@@ -59,16 +84,16 @@ pub fn save(
         format: FORMAT,
         step,
         environment: environment.to_owned(),
-        files: digests(&making)?,
+        files: digests(making)?,
     };
     let path = making.join(STATE);
     let text = serde_json::to_string(&state)
         .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
     std::fs::write(&path, text).at(&path)?;
-    flush(&making)?;
+    flush(making)?;
     let done = partial.join(format!("step-{step}"));
     remove(&done)?;
-    std::fs::rename(&making, &done).at(&done)?;
+    std::fs::rename(making, &done).at(&done)?;
     File::open(partial)
         .and_then(|directory| directory.sync_all())
         .at(partial)?;
@@ -78,12 +103,12 @@ pub fn save(
 /// The newest usable checkpoint, and what was wrong with those that are not.
 pub fn load(
     partial: &Path,
-    environment: &str,
+    fits: &Fits<'_>,
     options: AdamWOptions,
 ) -> (Option<Checkpoint>, Vec<String>) {
     let mut notes = Vec::new();
     for directory in found(partial) {
-        match read(&directory, environment, options) {
+        match read(&directory, fits, options) {
             Ok(checkpoint) => return (Some(checkpoint), notes),
             Err(reason) => notes.push(format!("a checkpoint is not used: {reason}")),
         }
@@ -99,7 +124,7 @@ pub fn clear(partial: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(directory: &Path, environment: &str, options: AdamWOptions) -> Result<Checkpoint, String> {
+fn read(directory: &Path, fits: &Fits<'_>, options: AdamWOptions) -> Result<Checkpoint, String> {
     let text = |name: &str| {
         std::fs::read_to_string(directory.join(name)).map_err(|error| format!("`{name}`: {error}"))
     };
@@ -107,23 +132,34 @@ fn read(directory: &Path, environment: &str, options: AdamWOptions) -> Result<Ch
     if state.format != FORMAT {
         return Err("it was written by another version".to_owned());
     }
-    if state.environment != environment {
+    if state.environment != fits.environment {
         return Err(format!(
-            "it was made with {}, this is {environment}",
-            state.environment
+            "it was made with {}, this is {}",
+            state.environment, fits.environment
         ));
+    }
+    if state.step > fits.steps {
+        let (step, steps) = (state.step, fits.steps);
+        return Err(format!("it says step {step}, and the run has {steps}"));
     }
     let found = digests(directory).map_err(|failure| failure.message)?;
     if found != state.files {
         return Err("its files are damaged".to_owned());
     }
     let model = Model::load(directory).map_err(|error| error.to_string())?;
+    if model.config != fits.model.config {
+        return Err("its model has another shape".to_owned());
+    }
     let optimizer = AdamW::load(&directory.join(OPTIMIZER), &model.layout, options)
         .map_err(|error| error.to_string())?;
+    let metrics = text(METRICS)?;
+    if u64::try_from(metrics.lines().count()) != Ok(state.step) {
+        return Err("its metrics are not those of its step".to_owned());
+    }
     Ok(Checkpoint {
         step: state.step,
         optimizer,
-        metrics: text(METRICS)?,
+        metrics,
         model,
     })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kbuild_engine::runner::{AtPath, Context, Failure};
 use serde_json::Value;
 
-use super::checkpoint;
+use super::checkpoint::{self, Fits};
 use super::params::Training;
 use crate::model::optimizer::Rate;
 use crate::model::{AdamW, Core, Device, InstructionSet, Model, Numerics};
@@ -47,7 +47,7 @@ pub struct Trained {
 /// Trains `model` from the newest usable checkpoint, or from the start with `optimizer` where there is none.
 ///
 /// # Errors
-/// Interrupted (after saving), a gradient that is not finite, a full disk.
+/// Interrupted (after saving), a gradient that is not finite.
 pub fn train(
     context: &mut Context,
     training: &Training,
@@ -56,23 +56,25 @@ pub fn train(
     optimizer: Option<AdamW>,
     objective: &mut dyn Objective,
 ) -> Result<Trained, Failure> {
-    let mut run = Run::start(context, training, model, optimizer, device)?;
     let steps = objective.steps();
+    let mut run = Run::start(context, training, model, optimizer, device, steps)?;
     let total = objective.tokens_before(steps);
     let mut saves = Saves::new();
     while run.step < steps {
         context.progress(objective.tokens_before(run.step), total, "tokens");
         if context.should_stop() {
-            run.save(context)?;
+            run.try_save(context);
             return Err(Failure::interrupted());
         }
         run.one_step(context, objective, steps)?;
         if saves.due() && run.step < steps {
-            saves.timed(|| run.save(context))?;
+            saves.timed(|| run.try_save(context));
         }
     }
     context.progress(total, total, "tokens");
-    checkpoint::clear(context.partial())?;
+    if let Err(failure) = checkpoint::clear(context.partial()) {
+        context.note(format!("a checkpoint stays that nobody needs: {failure}"));
+    }
     Ok(Trained {
         core: run.core,
         metrics: run.metrics,
@@ -94,11 +96,16 @@ impl<'a> Run<'a> {
         model: Model,
         optimizer: Option<AdamW>,
         device: &Device,
+        steps: u64,
     ) -> Result<Self, Failure> {
         let environment = environment(context.device());
+        let fits = Fits {
+            environment: &environment,
+            model: &model,
+            steps,
+        };
         let options = training.adamw();
-        let (found, notes) = checkpoint::load(context.partial(), &environment, options);
-        let found = found.filter(|found| found.model.config == model.config);
+        let (found, notes) = checkpoint::load(context.partial(), &fits, options);
         for note in &notes {
             context.note(note.clone());
         }
@@ -168,6 +175,17 @@ impl<'a> Run<'a> {
         .help("lower `lr`, lengthen `warmup`, or look at the data of this step"))
     }
 
+    /// A checkpoint that cannot be written costs time after an interruption, and nothing else: training goes on, and
+    /// the one before stays.
+    fn try_save(&self, context: &mut Context) {
+        if let Err(failure) = self.save(context) {
+            context.note(format!(
+                "no checkpoint was saved at step {}: {failure}",
+                self.step
+            ));
+        }
+    }
+
     fn save(&self, context: &mut Context) -> Result<(), Failure> {
         checkpoint::save(
             context.partial(),
@@ -229,12 +247,11 @@ impl Saves {
         self.last.elapsed() >= self.wait
     }
 
-    fn timed(&mut self, save: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    fn timed(&mut self, save: impl FnOnce()) {
         let start = Instant::now();
-        save()?;
+        save();
         self.last = Instant::now();
         self.wait = Self::SHORTEST.max(20 * start.elapsed());
-        Ok(())
     }
 }
 

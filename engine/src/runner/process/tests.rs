@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::runner::Process;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::channel;
 
 struct World {
     directory: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl World {
     }
 
     async fn run(&self, launch: Launch) -> (Ended, Vec<Event>) {
-        let (sender, mut receiver) = unbounded_channel();
+        let (sender, mut receiver) = channel(EVENTS_AT_ONCE);
         let ended = run(launch, sender, self.stop.subscribe()).await;
         let mut events = Vec::new();
         while let Some(event) = receiver.recv().await {
@@ -166,7 +166,7 @@ async fn leaves_when_asked_and_takes_its_grandchildren_along() {
     let world = World::new();
     let launch =
         world.shell("sleep 60 & echo $! > pid; echo '{\"event\":\"checkpoint\",\"step\":1}'; wait");
-    let (sender, mut events) = unbounded_channel();
+    let (sender, mut events) = channel(EVENTS_AT_ONCE);
     let running = run(launch, sender, world.stop.subscribe());
     let stopping = async {
         events.recv().await;
@@ -186,7 +186,7 @@ async fn the_lock_lasts_as_long_as_the_last_process() {
     lock.lock().unwrap();
     let mut launch = world.shell("echo '{\"event\":\"checkpoint\",\"step\":1}'; sleep 60");
     launch.inherited = vec![lock.into()];
-    let (sender, mut events) = unbounded_channel();
+    let (sender, mut events) = channel(EVENTS_AT_ONCE);
     let running = run(launch, sender, world.stop.subscribe());
     let looking = async {
         events.recv().await;
@@ -196,4 +196,44 @@ async fn the_lock_lasts_as_long_as_the_last_process() {
     };
     tokio::join!(running, looking);
     assert!(File::open(&path).unwrap().try_lock().is_ok());
+}
+
+#[tokio::test]
+async fn a_want_of_memory_and_limits_are_told_as_such() {
+    let world = World::new();
+    for script in [
+        "echo 'memory allocation of 8 bytes failed' >&2; kill -ABRT $$",
+        "echo MemoryError >&2; exit 1",
+        "kill -XCPU $$",
+        "kill -XFSZ $$",
+    ] {
+        let ended = world.run(world.shell(script)).await.0;
+        let failure = ended.failure.unwrap();
+        assert_eq!(failure.class, FailureClass::Resources, "{script}");
+        assert!(failure.help.contains("ulimit"), "{script}: {}", failure.help);
+        std::fs::remove_file(world.log()).unwrap();
+    }
+    let class = world.class(world.shell("kill -ABRT $$")).await;
+    assert_eq!(class, Some(FailureClass::Bug));
+}
+
+#[tokio::test]
+async fn notes_have_an_end_and_the_attempt_waits_for_the_build() {
+    let world = World::new();
+    let note = r#"{"event":"note","text":"0123456789012345678901234567890123456789"}"#;
+    let script = format!("yes '{note}' | head -n 500000; echo '{{\"event\":\"part\",\"index\":7}}'");
+    let (sender, mut receiver) = channel(EVENTS_AT_ONCE);
+    let running = run(world.shell(&script), sender, world.stop.subscribe());
+    let counting = async {
+        let (mut notes, mut last) = (0, None);
+        while let Some(event) = receiver.recv().await {
+            notes += usize::from(matches!(event, Event::Note { .. }));
+            last = Some(event);
+        }
+        (notes, last)
+    };
+    let (ended, (notes, last)) = tokio::join!(running, counting);
+    assert_eq!(ended.failure, None);
+    assert!((100_000..400_000).contains(&notes), "{notes}");
+    assert_eq!(last, Some(Event::Part { index: 7 }));
 }
