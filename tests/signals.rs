@@ -27,7 +27,10 @@ fn project() -> Project {
 
 /// Starts a build and returns when its task runs.
 fn started(mut command: Command, project: &Project) -> Child {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = child.expect("the program starts");
     let out = child.stdout.as_mut().expect("stdout is a pipe");
     let said = BufReader::new(out).lines().map_while(Result::ok);

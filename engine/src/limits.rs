@@ -46,7 +46,11 @@ pub(crate) fn guarded<T>(action: impl FnOnce() -> T) -> Option<T> {
 
 /// Whether a panic of this thread is expected, and handled. (The history's library has threads of its own.)
 pub fn is_guarded() -> bool {
-    let of_library = || std::thread::current().name().is_some_and(|name| name.starts_with("sled"));
+    let of_library = || {
+        std::thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with("sled"))
+    };
     GUARDED.get() || of_library()
 }
 
@@ -57,5 +61,7 @@ pub fn is_want_of_threads(message: &str) -> bool {
         "OS can't spawn worker thread",
         "global thread pool has not been initialized",
     ];
-    speaks_of_threads.iter().any(|words| message.contains(words))
+    speaks_of_threads
+        .iter()
+        .any(|words| message.contains(words))
 }

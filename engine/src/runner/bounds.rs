@@ -69,7 +69,10 @@ impl Log {
         self.file.set_len(from)?;
         self.file.seek(SeekFrom::End(0))?;
         let left_out = to - from;
-        write!(self.file, "\n[kbuild left out {left_out} bytes of this log]\n")?;
+        write!(
+            self.file,
+            "\n[kbuild left out {left_out} bytes of this log]\n"
+        )?;
         self.file.write_all(&tail)
     }
 }
@@ -106,7 +109,10 @@ impl Talk {
 
     /// Whether an event passes whose line had this many bytes. Results always do.
     pub fn judge(&mut self, event: &Event, bytes: usize) -> Fate {
-        if matches!(event, Event::Fact { .. } | Event::Part { .. } | Event::Failed { .. }) {
+        if matches!(
+            event,
+            Event::Fact { .. } | Event::Part { .. } | Event::Failed { .. }
+        ) {
             return Fate::Passes;
         }
         self.bytes = self.bytes.saturating_add(bytes);
@@ -141,18 +147,27 @@ mod tests {
         open().write_all(b"tail").unwrap();
         log.close().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("before head\n[kbuild left out 14 bytes"), "{text}");
+        assert!(
+            text.starts_with("before head\n[kbuild left out 14 bytes"),
+            "{text}"
+        );
         assert!(text.ends_with("]\ntail"), "{text}");
         let log = Log::of(open(), 4);
         open().write_all(b"12345678").unwrap();
         log.close().unwrap();
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with("tail12345678"));
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .ends_with("tail12345678")
+        );
     }
 
     #[test]
     fn talk_has_an_end_and_results_have_none() {
         let mut talk = Talk::new();
-        let note = Event::Note { text: String::new() };
+        let note = Event::Note {
+            text: String::new(),
+        };
         let half = Talk::PLENTY / 2;
         assert_eq!(talk.judge(&note, half), Fate::Passes);
         assert_eq!(talk.judge(&note, half), Fate::Passes);

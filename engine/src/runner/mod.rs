@@ -19,7 +19,5 @@ pub use context::{Artifact, AtPath, Context, Failure, Part, Recorder, request, s
 pub(crate) use group::place;
 pub use group::{Attempt, MARK, Process};
 pub use orphans::adopt_orphans;
-pub use process::{
-    EVENTS_AT_ONCE, Ended, Launch, Stdin, Stop, can_start_threads, run, tail,
-};
+pub use process::{EVENTS_AT_ONCE, Ended, Launch, Stdin, Stop, can_start_threads, run, tail};
 pub use protocol::{Event, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};

@@ -2,7 +2,6 @@
 //!
 //! Only a program whose children are all attempts may adopt: whatever else it had started would be waited for here.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +17,7 @@ use super::group::{is_marked, patiently};
 static ADOPTS: AtomicBool = AtomicBool::new(false);
 
 /// First processes of attempts that were not waited for yet: somebody else waits for them.
-static LEADERS: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+static LEADERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Makes orphans of attempts children of this process. To be called by a program that starts nothing but attempts.
 pub fn adopt_orphans() {
@@ -27,7 +26,7 @@ pub fn adopt_orphans() {
     }
 }
 
-fn leaders() -> MutexGuard<'static, BTreeSet<Pid>> {
+fn leaders() -> MutexGuard<'static, Vec<Pid>> {
     LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -35,13 +34,13 @@ fn leaders() -> MutexGuard<'static, BTreeSet<Pid>> {
 pub(super) fn with_leader(spawn: impl FnOnce() -> io::Result<Pid>) -> io::Result<Pid> {
     let mut leaders = leaders();
     let pid = spawn()?;
-    leaders.insert(pid);
+    leaders.push(pid);
     Ok(pid)
 }
 
 /// Forgets a leader that was waited for.
 pub(super) fn forget_leader(pid: Pid) {
-    leaders().remove(&pid);
+    leaders().retain(|leader| *leader != pid);
 }
 
 /// Kills the orphans that carry the mark of an attempt that has ended, and waits for all that have ended.
@@ -79,8 +78,12 @@ fn has_children() -> bool {
 
 /// Children of every thread of this process (proc(5)).
 fn children() -> Vec<Pid> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let threads = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     let pid = |word: &str| Pid::from_raw(word.parse().ok()?);
     lists
         .flat_map(|list| list.split_whitespace().filter_map(pid).collect::<Vec<_>>())

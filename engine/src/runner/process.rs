@@ -369,9 +369,13 @@ fn in_view_of(failure: Failure, log: &Path) -> Failure {
     if !SAYINGS.iter().any(|words| said.contains(words)) {
         return failure;
     }
-    let message = format!("out of memory, or of what a limit allows: {}", failure.message);
-    Failure::new(FailureClass::Resources, message)
-        .help("raise the limit (`ulimit -v`, or that of the container), or give it less to hold at once")
+    let message = format!(
+        "out of memory, or of what a limit allows: {}",
+        failure.message
+    );
+    Failure::new(FailureClass::Resources, message).help(
+        "raise the limit (`ulimit -v`, or that of the container), or give it less to hold at once",
+    )
 }
 
 fn not_started(program: &OsString, error: &std::io::Error) -> Failure {

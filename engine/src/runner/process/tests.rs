@@ -210,7 +210,11 @@ async fn a_want_of_memory_and_limits_are_told_as_such() {
         let ended = world.run(world.shell(script)).await.0;
         let failure = ended.failure.unwrap();
         assert_eq!(failure.class, FailureClass::Resources, "{script}");
-        assert!(failure.help.contains("ulimit"), "{script}: {}", failure.help);
+        assert!(
+            failure.help.contains("ulimit"),
+            "{script}: {}",
+            failure.help
+        );
         std::fs::remove_file(world.log()).unwrap();
     }
     let class = world.class(world.shell("kill -ABRT $$")).await;
@@ -221,7 +225,8 @@ async fn a_want_of_memory_and_limits_are_told_as_such() {
 async fn notes_have_an_end_and_the_attempt_waits_for_the_build() {
     let world = World::new();
     let note = r#"{"event":"note","text":"0123456789012345678901234567890123456789"}"#;
-    let script = format!("yes '{note}' | head -n 500000; echo '{{\"event\":\"part\",\"index\":7}}'");
+    let script =
+        format!("yes '{note}' | head -n 500000; echo '{{\"event\":\"part\",\"index\":7}}'");
     let (sender, mut receiver) = channel(EVENTS_AT_ONCE);
     let running = run(world.shell(&script), sender, world.stop.subscribe());
     let counting = async {
