@@ -296,7 +296,7 @@ pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
 pub fn unharmed<'a>(job: &Job, lent: impl IntoIterator<Item = &'a Lent>) -> Result<(), Failure> {
     let store = &job.shared.store;
     let is_harmed = |lent: &&Lent| {
-        store.stamp(&lent.blob) != lent.stamp && store.verify(&lent.blob) != BlobState::Sound
+        store.stamp(&lent.blob) != Some(lent.stamp) && store.verify(&lent.blob) != BlobState::Sound
     };
     let harmed: Vec<&Lent> = lent.into_iter().filter(is_harmed).collect();
     let Some(first) = harmed.first() else {
