@@ -85,6 +85,18 @@ impl Content {
         }
     }
 
+    /// What is wrong with the layout, if anything: only what this accepts is ever written below a directory.
+    pub fn flaw(&self) -> Option<String> {
+        match self {
+            Self::File(_) => None,
+            Self::Directory(files) => files.keys().find_map(|name| flaw_of_entry(files, name)),
+            Self::Shards(parts) => parts.iter().find_map(|part| match part {
+                Self::Shards(_) => Some("a shard holds shards".to_owned()),
+                part => part.flaw(),
+            }),
+        }
+    }
+
     /// The parts of a list of shards; any other content is its own single part.
     pub fn parts(&self) -> &[Content] {
         match self {
@@ -92,6 +104,26 @@ impl Content {
             _ => std::slice::from_ref(self),
         }
     }
+}
+
+fn flaw_of_entry(files: &BTreeMap<String, Blob>, name: &str) -> Option<String> {
+    if !is_relative(name) {
+        return Some(format!("`{}` is no name of a file", name.escape_debug()));
+    }
+    let mut folders = name.match_indices('/').map(|(at, _)| &name[..at]);
+    let folder = folders.find(|folder| files.contains_key(*folder))?;
+    Some(format!("`{folder}` is a file and a directory"))
+}
+
+/// True for a path that stays below the directory it is joined to, whatever that is: components parted by single
+/// slashes, none of them `.` or `..`.
+pub fn is_relative(path: &str) -> bool {
+    path.split('/').all(is_component)
+}
+
+/// True for a name that stands for one entry of a directory.
+pub fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
 /// The name of one of `count` files where names are made up: its position from 0, so that they sort as they stand.
@@ -103,6 +135,32 @@ pub fn numbered(index: usize, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_below_the_directory_are_names() {
+        for name in ["a", "a/b", "..a", "a..", "a b/.c", "é"] {
+            assert!(is_relative(name), "{name}");
+        }
+        for name in [
+            "", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "./a", "a\0b",
+        ] {
+            assert!(!is_relative(name), "{name:?}");
+        }
+        let blob = Blob {
+            digest: Digest::of(b""),
+            size: 0,
+        };
+        let tree = |names: &[&str]| {
+            let files = names.iter().map(|name| ((*name).to_owned(), blob));
+            Content::Directory(files.collect())
+        };
+        assert_eq!(tree(&["a", "a-b", "b/a"]).flaw(), None);
+        assert!(tree(&["a", "a-b", "a/b"]).flaw().is_some());
+        let shards = |part| Content::Shards(vec![Content::File(blob), part]);
+        assert!(shards(tree(&["../a"])).flaw().is_some());
+        assert!(shards(Content::Shards(Vec::new())).flaw().is_some());
+        assert_eq!(shards(tree(&["a"])).flaw(), None);
+    }
 
     #[test]
     fn made_up_names_sort_as_they_stand() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::artifact::{Blob, Content};
+use crate::artifact::{Blob, Content, is_component};
 use crate::digest::Digest;
 use crate::key::Manifest;
 
@@ -50,6 +50,17 @@ impl Receipt {
     /// Every blob of the outputs.
     pub fn blobs(&self) -> impl Iterator<Item = Blob> {
         self.outputs.values().flat_map(Content::blobs)
+    }
+
+    /// What no build ever writes: ports or files whose names lead out of where they belong.
+    pub fn flaw(&self) -> Option<String> {
+        self.outputs.iter().find_map(|(port, content)| {
+            if !is_component(port) {
+                return Some(format!("`{}` is no name of a port", port.escape_debug()));
+            }
+            let flaw = content.flaw()?;
+            Some(format!("output `{port}`: {flaw}"))
+        })
     }
 }
 

@@ -72,11 +72,13 @@ pub async fn execute(job: Arc<Job>) -> Result<Success, Failure> {
 
 async fn whole(job: &Arc<Job>, lock: Lock) -> Result<Receipt, Failure> {
     let staged = Arc::new(prepare(job, Vec::new()).await?);
-    let mut measured = Measured::new();
+    let (mut measured, mut heard) = (Measured::new(), Ok(()));
     let ended = attempt(job, &staged, &lock, async |events| {
-        listen(job, events, &mut measured).await;
+        heard = listen(job, events, &mut measured).await;
     })
-    .await?;
+    .await;
+    heard?;
+    let ended = ended?;
     let job = Arc::clone(job);
     blocking(move || {
         let _unwritten = job.shared.unwritten.read();
@@ -211,14 +213,99 @@ fn argv(job: &Job, task: &Task, staged: &Staged) -> Vec<OsString> {
 }
 
 /// Passes on what a child says, and collects its facts.
-async fn listen(job: &Job, mut events: Receiver<Event>, measured: &mut Measured) {
+async fn listen(
+    job: &Job,
+    mut events: Receiver<Event>,
+    measured: &mut Measured,
+) -> Result<(), Failure> {
+    let (mut room, mut refused) = (Room::default(), Ok(()));
     while let Some(event) = events.recv().await {
-        if let Event::Fact { port, name, value } = event {
-            measured.entry(port).or_default().insert(name, value);
-        } else {
-            pass_on(job, event);
+        match event {
+            Event::Fact { port, name, value } if refused.is_ok() => {
+                refused = room.take(measured, port, name, value);
+                if refused.is_err() {
+                    abort(job);
+                }
+            }
+            Event::Fact { .. } => {}
+            event => pass_on(job, event),
         }
     }
+    refused
+}
+
+/// How much an attempt may say of what it makes: it all goes into a receipt, which must stay readable.
+#[derive(Default)]
+pub struct Room {
+    taken: usize,
+}
+
+impl Room {
+    /// Bytes of one value as JSON.
+    const VALUE: usize = 64 << 10;
+    const LEVELS: usize = 32;
+    /// Facts of one port.
+    const FACTS: usize = 1000;
+    /// Bytes of all facts of an attempt.
+    const ALL: usize = 1 << 20;
+
+    /// What is left beside these facts.
+    pub fn of(measured: &Measured) -> Self {
+        let facts = measured.iter().flat_map(|(port, facts)| {
+            facts
+                .iter()
+                .map(move |(name, value)| size(port, name, value))
+        });
+        Self {
+            taken: facts.fold(0, usize::saturating_add),
+        }
+    }
+
+    /// Adds a fact, or says which limit stands against it.
+    pub fn take(
+        &mut self,
+        measured: &mut Measured,
+        port: String,
+        name: String,
+        value: Value,
+    ) -> Result<(), Failure> {
+        let size = size(&port, &name, &value);
+        self.taken = self.taken.saturating_add(size);
+        let facts = measured.get(&port);
+        let is_one_more =
+            facts.is_some_and(|facts| facts.len() >= Self::FACTS && !facts.contains_key(&name));
+        let limit = if size > Self::VALUE {
+            "a fact takes at most 64 KiB as JSON"
+        } else if levels(&value) > Self::LEVELS {
+            "a fact is nested at most 32 levels deep"
+        } else if is_one_more {
+            "a port has at most 1000 facts"
+        } else if self.taken > Self::ALL {
+            "the facts of an attempt take at most 1 MiB in all"
+        } else {
+            measured.entry(port).or_default().insert(name, value);
+            return Ok(());
+        };
+        let message = format!("fact `{name}` of output `{port}` is refused: {limit}");
+        Err(Failure::new(FailureClass::Bug, message)
+            .help("write it to a file of an output instead"))
+    }
+}
+
+/// Bytes of a fact in a receipt, about.
+fn size(port: &str, name: &str, value: &Value) -> usize {
+    let text = serde_json::to_vec(value).map_or(usize::MAX, |text| text.len());
+    text.saturating_add(port.len() + name.len())
+}
+
+/// How deep a value is nested: 0 for a number. (What was parsed is never deeper than 128.)
+fn levels(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(values) => values.iter().map(levels).max(),
+        Value::Object(values) => values.values().map(levels).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or_default()
 }
 
 /// Passes on what a child says to people.
@@ -298,7 +385,7 @@ pub fn agrees(task: &Task, measured: &Measured) -> Result<(), Failure> {
 pub fn unharmed<'a>(job: &Job, lent: impl IntoIterator<Item = &'a Lent>) -> Result<(), Failure> {
     let store = &job.shared.store;
     let is_harmed = |lent: &&Lent| {
-        store.stamp(&lent.blob) != lent.stamp && store.verify(&lent.blob) != BlobState::Sound
+        store.stamp(&lent.blob) != Some(lent.stamp) && store.verify(&lent.blob) != BlobState::Sound
     };
     let harmed: Vec<&Lent> = lent.into_iter().filter(is_harmed).collect();
     let Some(first) = harmed.first() else {
@@ -388,4 +475,40 @@ pub fn abort(job: &Job) {
 
 fn has_entries(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_beyond_a_limit_are_refused_by_name() {
+        let refused = |name: &str, value: Value| {
+            let (mut room, mut measured) = (Room::default(), Measured::new());
+            let taken = room.take(&mut measured, "out".to_owned(), name.to_owned(), value);
+            taken.err().map(|failure| failure.message)
+        };
+        let nested = |levels| (0..levels).fold(Value::Null, |value, _| Value::Array(vec![value]));
+        assert_eq!(refused("deep", nested(32)), None);
+        assert!(
+            refused("deep", nested(33))
+                .unwrap()
+                .contains("fact `deep` of output `out`")
+        );
+        assert_eq!(refused("long", Value::String("x".repeat(60_000))), None);
+        assert!(
+            refused("long", Value::String("x".repeat(70_000)))
+                .unwrap()
+                .contains("64 KiB")
+        );
+        let (mut room, mut measured) = (Room::default(), Measured::new());
+        let mut take = |number: usize, length: usize| {
+            let value = Value::String("x".repeat(length));
+            room.take(&mut measured, "out".to_owned(), number.to_string(), value)
+        };
+        assert!((0..1000).all(|number| take(number, 1).is_ok()));
+        assert!(take(0, 1).is_ok(), "said anew");
+        assert!(take(1000, 1).unwrap_err().message.contains("1000 facts"));
+        assert!((0..20).any(|number| take(number, 60_000).is_err()));
+    }
 }

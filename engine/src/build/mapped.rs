@@ -9,8 +9,8 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{
-    Measured, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare, unharmed,
-    unmoved,
+    Measured, Room, abort, agrees, attempt, blocking, finish, new_receipt, pass_on, prepare,
+    unharmed, unmoved,
 };
 use super::claim::{claim_parts, look};
 use super::driver::Job;
@@ -110,6 +110,7 @@ async fn make(
         done,
         keeping: JoinSet::new(),
         measured: Measured::new(),
+        room: Room::default(),
         since: Instant::now(),
         failure: None,
     };
@@ -141,6 +142,8 @@ struct Maker {
     keeping: JoinSet<Result<(usize, Receipt), Failure>>,
     /// Facts that hold for the next part: the child states them anew where they differ.
     measured: Measured,
+    /// For the facts of one part.
+    room: Room,
     since: Instant,
     failure: Option<Failure>,
 }
@@ -164,7 +167,9 @@ impl Maker {
     fn on(&mut self, event: Event) {
         match event {
             Event::Fact { port, name, value } => {
-                self.measured.entry(port).or_default().insert(name, value);
+                if let Err(failure) = self.state(port, name, value) {
+                    self.fail(failure);
+                }
             }
             Event::Part { index } if self.failure.is_none() => {
                 if let Err(failure) = self.take(index) {
@@ -173,6 +178,11 @@ impl Maker {
             }
             event => pass_on(&self.job, event),
         }
+    }
+
+    /// Each part has a receipt of its own, so the limit of all facts holds for what stands at a time.
+    fn state(&mut self, port: String, name: String, value: Value) -> Result<(), Failure> {
+        self.room.take(&mut self.measured, port, name, value)
     }
 
     fn take(&mut self, index: usize) -> Result<(), Failure> {
@@ -184,6 +194,7 @@ impl Maker {
         let elapsed = std::mem::replace(&mut self.since, Instant::now()).elapsed();
         let (job, staged) = (Arc::clone(&self.job), Arc::clone(&self.staged));
         let measured = self.measured.clone();
+        self.room = Room::of(&measured);
         self.keeping.spawn_blocking(move || {
             let receipt = keep(&job, &staged, &part, measured, elapsed)?;
             Ok((index, receipt))

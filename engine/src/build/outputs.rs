@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::Shape;
+use crate::artifact::{Shape, is_relative};
 use crate::runner::{AtPath, Failure, FailureClass};
 use crate::store::Laid;
 
@@ -96,6 +96,12 @@ fn walk(
             "" => name.to_owned(),
             _ => format!("{prefix}/{name}"),
         };
+        if !is_relative(&name) {
+            // Nobody could read it back from a receipt.
+            return Err(broken(format!(
+                "output `{port}`: a file has no usable name"
+            )));
+        }
         if fs::symlink_metadata(&path).at(&path)?.is_dir() {
             walk(out, port, &path, &name, files)?;
         } else {

@@ -23,8 +23,8 @@ use super::machine;
 use crate::artifact::{Blob, Content, Shape, numbered};
 use crate::graph::{Binding, Executor, InputPort, Origin, OutputPort};
 use crate::plan;
-use crate::runner::{AtPath, Failure, PROTOCOL, PartRequest, Request, RequestInput};
-use crate::store::{Laid, Stamp, Store, remove_tree};
+use crate::runner::{AtPath, Failure, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};
+use crate::store::{BlobState, Laid, Stamp, Store, remove_tree};
 
 /// An attempt that can start. Its directory is removed when this is dropped.
 #[derive(Debug)]
@@ -64,8 +64,8 @@ impl Watched {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lent {
     pub blob: Blob,
-    /// How it looked when it was lent.
-    pub stamp: Option<Stamp>,
+    /// How it looked when it was lent, and was sound.
+    pub stamp: Stamp,
     /// What people call the input.
     pub label: String,
 }
@@ -113,19 +113,41 @@ struct Bound<'a> {
 }
 
 impl Bound<'_> {
-    /// The blobs of this artifact, or of a part of it, that lie in the store.
-    fn lent(&self, content: &Content, store: &Store) -> Vec<Lent> {
+    /// The blobs of this artifact, or of a part of it, that lie in the store. They are sound.
+    fn lent(&self, content: &Content, job: &Job) -> Result<Vec<Lent>, Failure> {
         let blobs = if self.is_source {
             Vec::new()
         } else {
             content.blobs()
         };
-        let lent = |blob: Blob| Lent {
-            stamp: store.stamp(&blob),
-            label: self.label.to_owned(),
-            blob,
+        let lend = |blob: Blob| {
+            Ok(Lent {
+                stamp: self.lend(&blob, job)?,
+                label: self.label.to_owned(),
+                blob,
+            })
         };
-        blobs.into_iter().map(lent).collect()
+        blobs.into_iter().map(lend).collect()
+    }
+
+    /// A blob that was damaged since it was planned with is given up: whoever made it makes it again.
+    fn lend(&self, blob: &Blob, job: &Job) -> Result<Stamp, Failure> {
+        let store = &job.shared.store;
+        let state = match store.lend(blob, &job.shared.blobs) {
+            Ok(stamp) => return Ok(stamp),
+            Err(state) => state,
+        };
+        if matches!(state, BlobState::Damaged | BlobState::WrongSize { .. }) {
+            store.give_up(blob)?;
+        }
+        let message = format!(
+            "its input `{}` was harmed since this build began: `{}` is {}",
+            self.label,
+            store.blob_path(&blob.digest).display(),
+            state.trouble().unwrap_or_default()
+        );
+        Err(Failure::new(FailureClass::Environment, message)
+            .help("run the same command again; the input is made again"))
     }
 }
 
@@ -231,10 +253,9 @@ fn stage_input(
     }
     let directory = staged.inputs().join(&port.name);
     fs::create_dir_all(&directory).at(&directory)?;
-    let store = &job.shared.store;
     let inputs = match port.mapped {
-        true => stage_parts(&port.name, &bound, &directory, store, staged)?,
-        false => stage_wholes(&bound, &directory, store, staged)?,
+        true => stage_parts(&port.name, &bound, &directory, job, staged)?,
+        false => stage_wholes(&bound, &directory, job, staged)?,
     };
     staged.request.inputs.insert(port.name.clone(), inputs);
     Ok(())
@@ -293,7 +314,7 @@ fn in_store(store: &Store, content: &Content) -> Laid {
 fn stage_wholes(
     all: &[Bound<'_>],
     directory: &Path,
-    store: &Store,
+    job: &Job,
     staged: &mut Staged,
 ) -> Result<Vec<RequestInput>, Failure> {
     let mut inputs = Vec::new();
@@ -313,7 +334,7 @@ fn stage_wholes(
             one => links.link(one, directory, &name)?,
         };
         staged.watched.extend(links.watched);
-        staged.lent.extend(bound.lent(&bound.content, store));
+        staged.lent.extend(bound.lent(&bound.content, job)?);
         inputs.push(input(bound, path, parts));
     }
     Ok(inputs)
@@ -324,7 +345,7 @@ fn stage_parts(
     port: &str,
     bound: &[Bound<'_>],
     directory: &Path,
-    store: &Store,
+    job: &Job,
     staged: &mut Staged,
 ) -> Result<Vec<RequestInput>, Failure> {
     let mut first = 0;
@@ -344,7 +365,7 @@ fn stage_parts(
             let watched = staged.watched_by_part.entry(request.index).or_default();
             watched.extend(links.watched);
             let lent = staged.lent_by_part.entry(request.index).or_default();
-            lent.extend(bound.lent(&bound.content.parts()[at], store));
+            lent.extend(bound.lent(&bound.content.parts()[at], job)?);
         }
         first += shards.len();
         inputs.push(input(bound, directory.to_owned(), parts));

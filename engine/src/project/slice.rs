@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Project, Question};
+use crate::artifact::{is_component, is_relative};
 use crate::build::{self, Beside, Options, Outcome, Prepared};
 use crate::digest::Digest;
 use crate::error::Error;
@@ -337,6 +338,11 @@ fn graph(pages: BTreeMap<u32, Page<'_>>) -> Option<Graph> {
     let mut tasks = Vec::with_capacity(pages.len());
     for page in pages.into_values() {
         let mut task = page.task.into_owned();
+        let mut outputs = task.outputs.iter();
+        // Results are written to paths that these make up.
+        if !is_relative(&task.name) || !outputs.all(|port| is_component(&port.name)) {
+            return None;
+        }
         let ports = task.inputs.iter_mut();
         for binding in ports.flat_map(|port| &mut port.bindings) {
             match &mut binding.from {

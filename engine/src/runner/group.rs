@@ -17,6 +17,9 @@ use crate::digest::Digest;
 /// Environment variable that marks every process of an attempt.
 pub const MARK: &str = "KBUILD_ATTEMPT";
 
+/// A record with a shorter mark was not written by a build: temporary names are longer.
+const SHORTEST_MARK: usize = 8;
+
 /// A process, as nobody else will ever be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -77,7 +80,7 @@ impl Attempt {
 
     /// Sends a signal to every process of the attempt that is still there; returns how many there were.
     pub fn signal(&self, signal: Signal) -> usize {
-        if self.boot != boot() {
+        if self.boot != boot() || self.mark.len() < SHORTEST_MARK {
             return 0;
         }
         let members = members(&self.mark);

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::protocol::Event;
+use super::protocol::{Event, FailureClass};
 
 /// Longest line that is read as an event; what is longer goes to the log in pieces.
 pub const LONGEST: usize = 1 << 20;
@@ -38,7 +38,21 @@ pub fn event(line: &[u8]) -> Option<Event> {
     if line.first() != Some(&b'{') {
         return None;
     }
-    serde_json::from_slice(line).ok()
+    serde_json::from_slice(line).ok().or_else(|| unclear(line))
+}
+
+/// A failure that is told in a way that nobody here understands is a failure all the same.
+fn unclear(line: &[u8]) -> Option<Event> {
+    let said: serde_json::Value = serde_json::from_slice(line).ok()?;
+    (said.get("event")?.as_str()? == "failed").then(|| {
+        let text = |name: &str| said.get(name).and_then(serde_json::Value::as_str);
+        Event::Failed {
+            class: FailureClass::Bug,
+            message: text("message")
+                .map_or_else(|| String::from_utf8_lossy(line).into_owned(), str::to_owned),
+            help: text("help").unwrap_or_default().to_owned(),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -59,6 +73,21 @@ mod tests {
         assert_eq!(all(b"ab\n\ncdefghijkl\nno end").await, [2, 0, 10, 6]);
         let long = vec![b'x'; LONGEST + 3];
         assert_eq!(all(&long).await, [LONGEST, 3]);
+    }
+
+    #[test]
+    fn a_failure_of_an_unknown_class_is_a_failure() {
+        let failed = |message: &str, help: &str| {
+            Some(Event::Failed {
+                class: FailureClass::Bug,
+                message: message.to_owned(),
+                help: help.to_owned(),
+            })
+        };
+        let line = br#"{"event":"failed","class":"weather","message":"rain","help":"wait"}"#;
+        assert_eq!(event(line), failed("rain", "wait"));
+        let line = r#"{"event":"failed"}"#;
+        assert_eq!(event(line.as_bytes()), failed(line, ""));
     }
 
     #[test]

@@ -170,7 +170,9 @@ impl Store {
         if let Some(parent) = place.parent() {
             self.disk.create_directory(parent)?;
         }
-        let stamp = match self.stamp_if_sound(&blob) {
+        let there = self.stamp_if_sound(&blob);
+        let was_there = there.is_some();
+        let stamp = match there {
             Some(stamp) => {
                 fs::remove_file(path).doing("remove", path)?;
                 stamp
@@ -180,7 +182,11 @@ impl Store {
                 Stamp::of(&fs::symlink_metadata(&place).doing("read", &place)?)
             }
         };
-        self.kept_stamps().insert(blob.digest, stamp);
+        // Bytes that were written to while they were read are not known: they are read again before they are used.
+        let before = Stamp::of(&metadata);
+        if was_there || (before.mtime_ns, before.size) == (stamp.mtime_ns, stamp.size) {
+            self.kept_stamps().insert(blob.digest, stamp);
+        }
         self.disk.pend(&place);
         Ok(blob)
     }
@@ -291,6 +297,24 @@ impl Store {
     pub fn stamp(&self, blob: &Blob) -> Option<Stamp> {
         let found = fs::symlink_metadata(self.blob_path(&blob.digest)).ok()?;
         Some(Stamp::of(&found))
+    }
+
+    /// How a blob looks that is to be read now. Its bytes are read unless it still looks as when the memo last saw it, or
+    /// when this process kept it: it was looked at before, and somebody may have written to it since. An error says what
+    /// is wrong with it.
+    pub fn lend(&self, blob: &Blob, memo: &Memo) -> Result<Stamp, BlobState> {
+        // Taken before the bytes are read: what is written after that shows in the stamp.
+        let stamp = self.stamp(blob).ok_or(BlobState::Missing)?;
+        let name = blob.digest.to_hex();
+        let is_known = memo.seen(Path::new(&name), &stamp) == Seen::Same(blob.digest)
+            || self.kept_stamps().get(&blob.digest) == Some(&stamp);
+        if !is_known {
+            match self.verify(blob) {
+                BlobState::Sound => {}
+                state => return Err(state),
+            }
+        }
+        Ok(stamp)
     }
 
     /// Removes a blob that somebody wrote to: what made it runs again.

@@ -31,6 +31,8 @@ enum Unusable {
     Damaged,
     #[error("written in form {0}, not {schema}", schema = receipt::SCHEMA)]
     OtherForm(u32),
+    #[error("no build wrote this: {0}")]
+    Forged(String),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
@@ -86,13 +88,13 @@ impl Store {
     }
 
     /// The same, to remove by: an error where there is one that cannot be read, or is of another form, since what it
-    /// holds is not known. A damaged one holds nothing.
+    /// holds is not known. A damaged one holds nothing, nor does one that no build wrote.
     pub(super) fn all_receipts(&self) -> Result<Vec<Receipt>, Error> {
         let mut receipts = Vec::new();
         for path in self.receipt_files() {
             match parse(&fs::read(&path).doing("read", &path)?) {
                 Ok(receipt) => receipts.push(receipt),
-                Err(Unusable::Damaged) => {}
+                Err(Unusable::Damaged | Unusable::Forged(_)) => {}
                 Err(other) => return Err(Error::unusable(&path, other.to_string())),
             }
         }
@@ -178,7 +180,10 @@ fn parse(bytes: &[u8]) -> Result<Receipt, Unusable> {
         return Err(damaged());
     }
     match serde_json::from_str::<Receipt>(body) {
-        Ok(receipt) if receipt.schema == receipt::SCHEMA => Ok(receipt),
+        Ok(receipt) if receipt.schema == receipt::SCHEMA => match receipt.flaw() {
+            None => Ok(receipt),
+            Some(flaw) => Err(Unusable::Forged(flaw)),
+        },
         found => match serde_json::from_str::<Form>(body)?.schema {
             receipt::SCHEMA => Ok(found?),
             other => Err(Unusable::OtherForm(other)),
@@ -346,6 +351,30 @@ mod tests {
         }
         fs::write(&path, sound).unwrap();
         assert!(usable(&store, &receipt.key));
+    }
+
+    #[test]
+    fn a_receipt_that_leads_out_of_its_directory_is_a_miss_with_a_warning() {
+        let (_directory, store, sound) = world();
+        let blob = sound.outputs["out"].blobs()[0];
+        let tree = |name: &str| Content::Directory(BTreeMap::from([(name.to_owned(), blob)]));
+        let forged = [
+            ("out", tree("/home/x/.bashrc")),
+            ("out", tree("../x")),
+            ("out", Content::Shards(vec![tree("a/../../x")])),
+            ("../out", Content::File(blob)),
+        ];
+        for (port, content) in forged {
+            let mut receipt = sound.clone();
+            receipt.outputs = BTreeMap::from([(port.to_owned(), content)]);
+            store.write_receipt(&receipt).unwrap();
+            let memo = Memo::default();
+            let found = Found::new(&store, &memo);
+            assert!(matches!(found.get(&receipt.key), Lookup::Unusable(_)));
+            let warnings = found.take_warnings();
+            assert!(warnings[0].contains("no build wrote this"), "{warnings:?}");
+            assert_eq!(store.all_receipts().unwrap(), [], "it is in no way of gc");
+        }
     }
 
     #[test]

@@ -185,3 +185,38 @@ async fn who_waits_for_a_removal_can_be_interrupted() {
     assert!(built.outcome.is_interrupted() && !built.outcome.is_complete());
     assert_eq!(built.warnings().len(), 1, "it says what it waits for");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_is_damaged_while_another_task_runs_is_not_read() {
+    let world = World::new(
+        r#"
+kananafile = 1
+[task.a]
+kind = "command"
+inputs.text = "data/text.txt"
+outputs = { out = "file" }
+params.argv = ["cp", "{inputs.text}", "{outputs.out}"]
+[task.slow]
+kind = "command"
+inputs.text = "data/text.txt"
+outputs = { out = "file" }
+params.argv = ["sh", "-c", 'if test -e RUNS.blob; then f=$(cat RUNS.blob); chmod u+w $f; echo dirty > $f; rm RUNS.blob; fi; echo slow > "$1"', "sh", "{outputs.out}"]
+[task.b]
+kind = "command"
+inputs = { a = ":a", slow = ":slow" }
+outputs = { out = "file" }
+params.argv = ["sh", "-c", 'cat "$1" "$2" > "$3"', "sh", "{inputs.a}", "{inputs.slow}", "{outputs.out}"]
+"#,
+        &[("data/text.txt", "clean\n")],
+    );
+    world.build("a").await.complete();
+    let digest = kbuild_engine::digest::Digest::of(b"clean\n");
+    let blob = world.open().store.blob_path(&digest);
+    world.write("runs.blob", &blob.display().to_string());
+    let built = world.build("b").await;
+    let (task, message) = built.failure().unwrap();
+    assert_eq!(task, "b");
+    assert!(message.contains("is damaged"), "{message}");
+    world.build("b").await.complete();
+    assert_eq!(world.latest("b/out"), "clean\nslow\n");
+}
