@@ -19,6 +19,7 @@ pub mod key;
 pub mod kind;
 pub mod plan;
 pub mod project;
+pub mod read;
 pub mod receipt;
 pub mod runner;
 pub mod schedule;
