@@ -45,6 +45,9 @@ pub struct ProjectArgs {
     /// Set a variable of the Kananafile: `--set seed=7`
     #[arg(long, global = true, value_name = "NAME=VALUE", value_parser = name_and_value)]
     pub set: Vec<(String, String)>,
+    /// Read includes and plugins that lie outside the folder of the Kananafile, links followed
+    #[arg(long, global = true)]
+    pub allow_outside_includes: bool,
 }
 
 /// How a build runs.

@@ -20,6 +20,7 @@ pub mod kind;
 pub mod limits;
 pub mod plan;
 pub mod project;
+pub mod read;
 pub mod receipt;
 pub mod runner;
 pub mod schedule;

@@ -8,6 +8,7 @@ mod slice;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::event::Events;
 use crate::explain::{self, Explanation};
 use crate::graph::{Graph, Origin, SourceId, Task, TaskId};
-use crate::kananafile::{self, Kananafile, Problem, Severity};
+use crate::kananafile::{self, Files, Kananafile, Problem, Severity, Text, Unread};
 use crate::kind::Kinds;
 use crate::plan::{self, Plan, Snapshot, Status};
 use crate::runner::Stop;
@@ -51,6 +52,19 @@ pub struct Project {
     graph: Arc<Graph>,
 }
 
+/// Files of a workspace, and which of them were read.
+struct Noted<'a> {
+    workspace: &'a Workspace,
+    read: RefCell<Vec<PathBuf>>,
+}
+
+impl Files for Noted<'_> {
+    fn read(&self, path: &str) -> Result<Text, Unread> {
+        self.read.borrow_mut().push(PathBuf::from(path));
+        self.workspace.read(path)
+    }
+}
+
 impl Project {
     /// Finds the Kananafile from `start` upwards, reads and checks it. Reads no source, writes nothing.
     pub fn open(
@@ -67,14 +81,13 @@ impl Project {
         kinds: &Kinds,
         options: &kananafile::Options<'_>,
     ) -> Result<Self, Closed> {
-        let read = RefCell::new(Vec::new());
-        let files = |path: &str| {
-            read.borrow_mut().push(PathBuf::from(path));
-            workspace.read(path)
+        let files = Noted {
+            workspace: &workspace,
+            read: RefCell::default(),
         };
         let kananafile = kananafile::load(&files, kinds, options).map_err(Closed::Problems)?;
         Ok(Self {
-            read: read.into_inner(),
+            read: files.read.into_inner(),
             store: Store::of(&workspace),
             graph: Arc::clone(&kananafile.graph),
             workspace,
@@ -133,9 +146,9 @@ impl Project {
         let file = &task.place.file;
         let text = self.workspace.read(file).unwrap_or_default();
         let span = task.place.span.clone();
-        let written = text.get(span.start..).and_then(|rest| rest.find(word));
+        let written = text.text.get(span.start..).and_then(|rest| rest.find(word));
         let written = written.map(|at| span.start + at..span.start + at + word.len());
-        Problem::at(file, &text, written.unwrap_or(span), message, help)
+        problem_in(file, &text, written.unwrap_or(span), message, help)
     }
 
     fn missing_source(&self, id: SourceId, cause: &str) -> Problem {
@@ -144,7 +157,7 @@ impl Project {
         if let Some(place) = self.kananafile.sources.get(pattern) {
             let text = self.workspace.read(&place.file).unwrap_or_default();
             let span = place.span.clone();
-            return Problem::at(&place.file, &text, span, format!("source {cause}"), help);
+            return problem_in(&place.file, &text, span, format!("source {cause}"), help);
         }
         let reads = |task: &&Task| {
             task.bindings()
@@ -274,5 +287,14 @@ impl Project {
             }
         }
         keys
+    }
+}
+
+/// A problem that quotes its file if that lies in the project.
+fn problem_in(file: &str, text: &Text, span: Range<usize>, message: String, help: &str) -> Problem {
+    let problem = Problem::at(file, &text.text, span, message, help);
+    match text.is_outside {
+        true => problem.unquoted(),
+        false => problem,
     }
 }

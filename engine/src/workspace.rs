@@ -3,6 +3,7 @@
 //! Reads and never writes. Knows patterns and files; what they are for is the graph's.
 
 mod lay;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -16,8 +17,12 @@ use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::explain::NamedPart;
 use crate::graph::{Graph, Source, SourceId, TaskId};
+use crate::kananafile::{Files, Text, Unread};
 use crate::plan::Snapshot;
+use crate::read;
 use crate::store::{Laid, Memo, Seen, Stamp, hash_file, now_ns};
+
+pub use trust::{SAFE_DIRECTORY, Trust};
 
 /// Name of the file that marks a workspace.
 pub const KANANAFILE: &str = "Kananafile";
@@ -26,6 +31,8 @@ pub const KANANAFILE: &str = "Kananafile";
 #[derive(Debug, Clone)]
 pub struct Workspace {
     root: Arc<Path>,
+    /// Includes and plugins may lie outside the folder.
+    allows_outside: bool,
 }
 
 /// What a scan found: the snapshot for the planner, and where its files lie for a build.
@@ -51,6 +58,16 @@ impl Workspace {
     pub fn at(root: impl AsRef<Path>) -> Self {
         Self {
             root: Arc::from(root.as_ref()),
+            allows_outside: false,
+        }
+    }
+
+    /// The same, whose includes and plugins may lie outside the folder.
+    #[must_use]
+    pub fn allowing_outside(self, allows_outside: bool) -> Self {
+        Self {
+            allows_outside,
+            ..self
         }
     }
 
@@ -59,7 +76,10 @@ impl Workspace {
         let start = std::path::absolute(start).doing("find", start)?;
         start
             .ancestors()
-            .find(|folder| folder.join(KANANAFILE).is_file())
+            .find(|folder| {
+                // Not only regular files: a pipe of that name is refused, not passed over.
+                fs::metadata(folder.join(KANANAFILE)).is_ok_and(|found| !found.is_dir())
+            })
             .map(Self::at)
             .ok_or_else(|| Error::unusable(&start, "no Kananafile here, nor in a folder above"))
     }
@@ -68,16 +88,10 @@ impl Workspace {
         &self.root
     }
 
-    /// The text of a file by its path from the root, or why it cannot be read.
-    pub fn read(&self, path: &str) -> Result<String, String> {
-        let bytes =
-            fs::read(self.root.join(path)).map_err(|error| lay::cause(Path::new(path), &error))?;
-        String::from_utf8(bytes).map_err(|error| {
-            format!(
-                "`{path}` is not UTF-8 (byte {})",
-                error.utf8_error().valid_up_to()
-            )
-        })
+    /// Whether a path without links leads out of the folder.
+    fn is_outside(&self, real: &Path) -> bool {
+        let is_within = |root: &Path| real.starts_with(root);
+        !is_within(&self.root) && !fs::canonicalize(&self.root).is_ok_and(|root| is_within(&root))
     }
 
     /// Sources that are not there, or cannot be laid out, each with the cause. Reads no content.
@@ -148,7 +162,7 @@ impl Workspace {
         let read: Vec<(PathBuf, Result<Reading, String>)> = files
             .into_par_iter()
             .map(|path| {
-                let reading = read(&path, self.relative(&path), known);
+                let reading = reading(&path, self.relative(&path), known);
                 (path, reading)
             })
             .collect();
@@ -187,6 +201,29 @@ impl Workspace {
             .filter(|(name, place)| scan.looks.get(*name).is_none_or(|look| look.is_past(place)))
             .map(|(name, _)| self.relative(name).to_owned())
             .collect()
+    }
+}
+
+impl Files for Workspace {
+    /// The text of a file by its path from the root.
+    fn read(&self, path: &str) -> Result<Text, Unread> {
+        let failed = |error| Unread::because(lay::cause(Path::new(path), &error));
+        let real = fs::canonicalize(self.root.join(path)).map_err(failed)?;
+        let is_outside = self.is_outside(&real);
+        // What stands in the folder itself was chosen by whoever runs kbuild there: the Kananafile may be a link.
+        let is_chosen = path == KANANAFILE;
+        if is_outside && !self.allows_outside && !is_chosen {
+            return Err(Unread {
+                cause: "it lies outside the project".to_owned(),
+                help: "move it into the project, or allow it with `--allow-outside-includes`",
+            });
+        }
+        let bytes = read::whole(&real, read::MOST_TEXT).map_err(failed)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let byte = error.utf8_error().valid_up_to();
+            Unread::because(format!("`{path}` is not UTF-8 (byte {byte})"))
+        })?;
+        Ok(Text { text, is_outside })
     }
 }
 
@@ -245,7 +282,7 @@ struct Reading {
     is_new: bool,
 }
 
-fn read(path: &Path, name: &Path, memo: &Memo) -> Result<Reading, String> {
+fn reading(path: &Path, name: &Path, memo: &Memo) -> Result<Reading, String> {
     let failed = |error: std::io::Error| lay::cause(name, &error);
     let seen_ns = now_ns();
     let metadata = fs::metadata(path).map_err(failed)?;

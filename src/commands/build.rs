@@ -318,7 +318,8 @@ pub fn same_reading(args: &ProjectArgs) -> String {
     let profiles = profiles.map(|name| format!(" --profile {}", quoted(name)));
     let vars = args.set.iter();
     let vars = vars.map(|(name, value)| format!(" --set {name}={}", quoted(value)));
-    paths.chain(profiles).chain(vars).collect()
+    let outside = (args.allow_outside_includes).then(|| " --allow-outside-includes".to_owned());
+    (paths.chain(profiles).chain(vars).chain(outside)).collect()
 }
 
 /// A word as a shell takes it.
@@ -353,10 +354,11 @@ mod tests {
             directory: Some("there".into()),
             profile: vec!["ci".to_owned()],
             set: vec![("seed".to_owned(), "7".to_owned())],
+            allow_outside_includes: true,
         };
         assert_eq!(
             same_reading(&args),
-            " -C there -f x.kanana --profile ci --set seed=7"
+            " -C there -f x.kanana --profile ci --set seed=7 --allow-outside-includes"
         );
         assert_eq!(same_reading(&ProjectArgs::default()), "");
         let args = ProjectArgs {

@@ -10,7 +10,6 @@ use crate::console::{self, problem, text};
 pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
     let (workspace, file) = workspace(project_args)?;
-    let read = |path: &str| workspace.read(path);
     let (mut problems, n_tasks) = match open_at(workspace.clone(), &file, project_args, &kinds) {
         Ok(project) => (found(&project, args.sources), project.graph().len()),
         Err(Stop::Problems(problems)) => (problems, 0),
@@ -21,7 +20,7 @@ pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
         let verbs = verbs();
         let reserved: Vec<&str> = verbs.iter().map(String::as_str).collect();
         let options = reading(&file, project_args, &reserved);
-        let more = problems_of_profiles(&read, &kinds, &options, &problems);
+        let more = problems_of_profiles(&workspace, &kinds, &options, &problems);
         problems.extend(more);
     }
     let n_warnings = problems

@@ -37,7 +37,7 @@ use kbuild_engine::graph::{Graph, TaskId};
 use kbuild_engine::kananafile::{Options, Problem, suggest};
 use kbuild_engine::kind::Kinds;
 use kbuild_engine::project::{Closed, NotAccepted, Project};
-use kbuild_engine::workspace::{KANANAFILE, Workspace};
+use kbuild_engine::workspace::{KANANAFILE, SAFE_DIRECTORY, Trust, Workspace};
 
 use crate::args::{Cli, ProjectArgs, Verb, verbs};
 use crate::console::{self, text};
@@ -84,6 +84,8 @@ pub enum Stop {
     Missing { message: String, help: String },
     /// Something outside failed.
     Environment { message: String, help: String },
+    /// The Kananafile is somebody else's.
+    Untrusted { message: String, help: String },
 }
 
 impl Stop {
@@ -209,7 +211,7 @@ fn report(stop: Stop) -> Exit {
             console::error(&message, &help);
             Exit::Failed
         }
-        Stop::Environment { message, help } => {
+        Stop::Environment { message, help } | Stop::Untrusted { message, help } => {
             console::error(&message, &help);
             Exit::Environment
         }
@@ -226,6 +228,8 @@ fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
             help: "`kbuild init` starts a project here; `-C DIR` and `-f FILE` name another"
                 .to_owned(),
         })?;
+        trusted(workspace.root())?;
+        let workspace = workspace.allowing_outside(args.allow_outside_includes);
         return Ok((workspace, KANANAFILE.to_owned()));
     };
     if file.is_dir() {
@@ -243,7 +247,26 @@ fn workspace(args: &ProjectArgs) -> Result<(Workspace, String), Stop> {
         .to_string_lossy()
         .into_owned();
     let folder = file.parent().unwrap_or(Path::new("/"));
-    Ok((Workspace::at(folder), name))
+    let workspace = Workspace::at(folder).allowing_outside(args.allow_outside_includes);
+    Ok((workspace, name))
+}
+
+/// Refuses a Kananafile that was found and that somebody else may have written: it names programs to run. One that is
+/// named by `-f` is wanted.
+fn trusted(folder: &Path) -> Result<(), Stop> {
+    let Some(owner) = Trust::of_this_process().stranger(folder) else {
+        return Ok(());
+    };
+    let file = folder.join(KANANAFILE);
+    let message = format!(
+        "`{}` or its folder belongs to another user (uid {owner})",
+        file.display()
+    );
+    let help = format!(
+        "a Kananafile can run programs as you: if you trust this one, set `{SAFE_DIRECTORY}={}`, or name it with `-f`",
+        folder.display()
+    );
+    Err(Stop::Untrusted { message, help })
 }
 
 /// Reads and checks the Kananafile. The program ends with the command: a large graph is not taken apart before.

@@ -37,13 +37,16 @@ pub fn question(
     let here = std::env::current_dir().unwrap_or_default();
     let program = std::env::args().next().unwrap_or_default();
     let words = serde_json::to_string(&(&project.profile, &project.set, &args.goals, args.json));
-    let words = [
+    let mut words = vec![
         build_id(),
         file.to_owned(),
         here.to_string_lossy().into_owned(),
         program,
         words.unwrap_or_default(),
     ];
+    if project.allow_outside_includes {
+        words.push("outside".to_owned());
+    }
     Question::new(workspace, &words)
 }
 

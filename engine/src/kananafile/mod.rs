@@ -56,12 +56,41 @@ use vars::Vars;
 /// How the text of a file is had. Paths use `/` and start at the folder of the root Kananafile.
 pub trait Files {
     /// The text of a file, or why it cannot be read.
-    fn read(&self, path: &str) -> Result<String, String>;
+    fn read(&self, path: &str) -> Result<Text, Unread>;
 }
 
 impl<F: Fn(&str) -> Result<String, String>> Files for F {
-    fn read(&self, path: &str) -> Result<String, String> {
-        self(path)
+    fn read(&self, path: &str) -> Result<Text, Unread> {
+        let text = self(path).map_err(Unread::because)?;
+        Ok(Text {
+            text,
+            is_outside: false,
+        })
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Default)]
+pub struct Text {
+    pub text: String,
+    /// The file lies outside the project: whoever wrote the Kananafile may have no right to see it, so that no problem
+    /// quotes it.
+    pub is_outside: bool,
+}
+
+/// Why a file cannot be read, and a way out, which may be empty.
+#[derive(Debug, Clone)]
+pub struct Unread {
+    pub cause: String,
+    pub help: &'static str,
+}
+
+impl Unread {
+    pub fn because(cause: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            help: "",
+        }
     }
 }
 

@@ -48,11 +48,12 @@ pub fn read(
     match files.read(&file) {
         Ok(content) => {
             let number = report.add_file(&file, &content);
-            let root = parse(number, &content, report);
+            let root = parse(number, &content.text, report);
             (!root.is_broken()).then(|| kind(&name.name, &folder, &root, kinds, report))
         }
-        Err(cause) => {
-            report.error(path.span, format!("cannot read `{file}`: {cause}"), "");
+        Err(unread) => {
+            let message = format!("cannot read `{file}`: {}", unread.cause);
+            report.error(path.span, message, unread.help);
             None
         }
     }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use super::Text;
 use super::node::Span;
 use crate::graph::Place;
 
@@ -60,6 +61,17 @@ impl Problem {
             help: help.into(),
         }
     }
+
+    /// The same problem with nothing of the file's text in it: the place alone. For a file outside the project.
+    #[must_use]
+    pub fn unquoted(self) -> Self {
+        Self {
+            excerpt: String::new(),
+            message: "there is a mistake here, in a file outside the project".to_owned(),
+            help: "look into the file: nothing of a file outside the project is shown".to_owned(),
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -87,7 +99,7 @@ impl fmt::Display for Problem {
 /// Collects problems while a Kananafile is read, and the texts that they point into.
 #[derive(Debug, Default)]
 pub struct Report {
-    files: RefCell<Vec<(String, String)>>,
+    files: RefCell<Vec<(String, Text)>>,
     found: RefCell<Vec<Found>>,
 }
 
@@ -101,9 +113,9 @@ struct Found {
 
 impl Report {
     /// Adds a file; the number goes into its spans.
-    pub fn add_file(&self, path: &str, text: &str) -> u32 {
+    pub fn add_file(&self, path: &str, text: &Text) -> u32 {
         let mut files = self.files.borrow_mut();
-        files.push((path.to_owned(), text.to_owned()));
+        files.push((path.to_owned(), text.clone()));
         u32::try_from(files.len() - 1).unwrap_or(u32::MAX)
     }
 
@@ -131,7 +143,7 @@ impl Report {
     pub fn is_quoted(&self, span: Span) -> bool {
         let files = self.files.borrow();
         let text = files.get(span.file as usize);
-        let text = text.and_then(|(_, text)| text.get(span.start as usize..));
+        let text = text.and_then(|(_, text)| text.text.get(span.start as usize..));
         text.is_some_and(|text| text.starts_with(['"', '\'']))
     }
 
@@ -187,14 +199,14 @@ impl Report {
 
     fn problem(&self, found: Found) -> Problem {
         let files = self.files.borrow();
-        let none = (String::new(), String::new());
+        let none = (String::new(), Text::default());
         let file = found.span.and_then(|span| files.get(span.file as usize));
         let (path, text) = file.unwrap_or(&none);
         let (start, end) = found
             .span
             .map_or((0, 0), |span| (span.start as usize, span.end as usize));
-        let (line, column, excerpt) = locate(text, start);
-        Problem {
+        let (line, column, excerpt) = locate(&text.text, start);
+        let problem = Problem {
             severity: found.severity,
             file: path.clone(),
             span: start..end,
@@ -203,6 +215,10 @@ impl Report {
             excerpt: excerpt.to_owned(),
             message: found.message,
             help: found.help,
+        };
+        match text.is_outside {
+            true => problem.unquoted(),
+            false => problem,
         }
     }
 }

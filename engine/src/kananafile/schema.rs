@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::Files;
 use super::node::{Key, Node, Span, Val, parse};
 use super::paths;
 use super::problem::{Report, did_you_mean};
+use super::{Files, Text};
 
 /// Everything that the root file and its includes declare, in written order.
 #[derive(Debug, Default)]
@@ -76,9 +76,9 @@ pub fn read(files: &dyn Files, root: &str, report: &Report) -> Declarations {
     let mut declarations = Declarations::default();
     match files.read(root) {
         Ok(text) => read_file(files, root, &text, true, &mut declarations, report),
-        Err(cause) => {
+        Err(unread) => {
             declarations.is_torn = true;
-            report.error_nowhere(unreadable(root, &cause), "");
+            report.error_nowhere(unreadable(root, &unread.cause), unread.help);
         }
     }
     refuse_duplicates(&declarations, report);
@@ -88,13 +88,13 @@ pub fn read(files: &dyn Files, root: &str, report: &Report) -> Declarations {
 fn read_file(
     files: &dyn Files,
     path: &str,
-    text: &str,
+    text: &Text,
     is_root: bool,
     declarations: &mut Declarations,
     report: &Report,
 ) {
     let file = report.add_file(path, text);
-    let root = parse(file, text, report);
+    let root = parse(file, &text.text, report);
     if root.is_broken() {
         declarations.is_torn = true;
         return;
@@ -137,9 +137,9 @@ fn read_include(
     }
     match files.read(path) {
         Ok(text) => read_file(files, path, &text, false, declarations, report),
-        Err(cause) => {
+        Err(unread) => {
             declarations.is_torn = true;
-            report.error(span, unreadable(path, &cause), "");
+            report.error(span, unreadable(path, &unread.cause), unread.help);
         }
     }
 }

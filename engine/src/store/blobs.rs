@@ -97,7 +97,7 @@ pub enum Materialise {
 pub fn hash_file(path: &Path) -> Result<Blob, Error> {
     const LARGE: u64 = 128 * 1024;
     let hash = || {
-        let file = File::open(path)?;
+        let file = crate::read::open(path)?;
         let size = file.metadata()?.len();
         let hash = if size >= LARGE {
             let (left, right) = halves(&file, 0, size)?;
