@@ -111,7 +111,7 @@ pub fn of_config(config: &Config) -> Facts {
 pub fn to_config(facts: &Facts, head: Head) -> Option<Config> {
     let size = |name| size(facts, name).filter(|size| *size > 0);
     let tied = || facts.known("tie_word_embeddings")?.as_bool();
-    Some(Config {
+    let config = Config {
         vocab_size: size("vocab_size")?,
         hidden_size: size("hidden_size")?,
         intermediate_size: size("intermediate_size")?,
@@ -132,7 +132,9 @@ pub fn to_config(facts: &Facts, head: Head) -> Option<Config> {
         bos_token_id: None,
         eos_token_id: Vec::new(),
         pad_token_id: None,
-    })
+    };
+    // Nothing is computed with what no model can have.
+    config.validate_limits().is_ok().then_some(config)
 }
 
 /// Where a task runs. Only a GPU computes in bf16, whatever the run settings say.
@@ -377,7 +379,7 @@ pub fn forward(model: Option<&Facts>, tokens: Option<u64>, memory: Option<Held>)
         },
         tokens,
         disk_bytes: None,
-        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
+        memory_bytes: memory.map(|held| held.peak().saturating_add(PROGRAM)),
     }
 }
 
@@ -398,7 +400,7 @@ pub fn training(
         extra_flops: taught.map_or(Some(0.0), |taught| forward_flops(taught, tokens)),
         tokens,
         disk_bytes: parameters.map(|n| FLOAT * n),
-        memory_bytes: memory.map(|held| PROGRAM + held.peak()),
+        memory_bytes: memory.map(|held| held.peak().saturating_add(PROGRAM)),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod data;
 pub mod facts;
 pub mod formats;
+pub mod guard;
 pub mod machine;
 pub mod measure;
 pub mod model;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::chat::Message;
 use super::template::Template;
+use crate::guard;
 
 /// Files that belong to a tokenizer, in a tokenizer directory or beside a model.
 pub const FILES: &[&str] = &[
@@ -20,6 +21,11 @@ pub const FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
+
+/// How deep a `tokenizer.json` may be nested. Those in use go as deep as 8.
+const DEEPEST: usize = 32;
+/// Ids of a vocabulary at most: tables are made of them.
+const LARGEST_VOCABULARY: usize = 1 << 24;
 
 /// A tokenizer with its special tokens and chat template.
 pub struct Tokenizer {
@@ -41,7 +47,7 @@ impl Tokenizer {
     pub fn open(directory: &Path) -> Result<Self, Failure> {
         let path = directory.join("tokenizer.json");
         let bytes = std::fs::read(&path).at(&path)?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
+        let inner = parse(&bytes).map_err(|error| {
             Failure::input(format!("`{}`: {error}", path.display()))
                 .help("expected a tokenizer.json of Hugging Face tokenizers")
         })?;
@@ -51,6 +57,14 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let vocab = inner.get_vocab(true);
         let vocab_size = vocab.values().max().map_or(0, |id| *id as usize + 1);
+        if vocab_size > LARGEST_VOCABULARY {
+            return Err(Failure::input(format!(
+                "`{}`: the largest id is {}, at most {LARGEST_VOCABULARY} ids are possible",
+                path.display(),
+                vocab_size - 1
+            ))
+            .help("number the tokens from 0 without gaps"));
+        }
         let special = (0..vocab_size as u32)
             .map(|id| added.get(&id).is_some_and(|token| token.special))
             .collect();
@@ -140,9 +154,12 @@ impl Tokenizer {
     }
 
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Failure> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|error| Failure::input(format!("ids cannot be decoded: {error}")))
+        guard::quietly(|| {
+            let decoded = self.inner.decode(ids, skip_special);
+            decoded.map_err(|error| error.to_string())
+        })
+        .flatten()
+        .map_err(|error| Failure::input(format!("the tokenizer cannot decode ids: {error}")))
     }
 
     /// Bytes of text behind each id; 0 for special tokens. Length: the vocabulary.
@@ -201,10 +218,34 @@ impl Tokenizer {
 }
 
 fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, Failure> {
-    tokenizer
-        .encode_fast(text, false)
-        .map(|encoding| encoding.get_ids().to_vec())
-        .map_err(|error| Failure::input(format!("a text cannot be encoded: {error}")))
+    guard::quietly(|| {
+        let encoding = tokenizer.encode_fast(text, false);
+        encoding
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| error.to_string())
+    })
+    .flatten()
+    .map_err(|error| Failure::input(format!("the tokenizer cannot encode a text: {error}")))
+}
+
+/// Padding and truncation are dropped, as transformers drops them: whoever asks for ids asks for those of the text.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let depth = guard::json_depth(bytes);
+    if depth > DEEPEST {
+        return Err(format!(
+            "it is nested {depth} deep, at most {DEEPEST} are read"
+        ));
+    }
+    let parsed = guard::deeply(|| {
+        let mut parsed =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+        parsed.with_padding(None);
+        parsed
+            .with_truncation(None)
+            .map_err(|error| error.to_string())?;
+        Ok(parsed)
+    });
+    parsed.flatten()
 }
 
 /// The config, or an empty one where the file is missing.

@@ -9,6 +9,15 @@ use serde_json::Value;
 
 use super::error::ModelError;
 
+/// The largest sizes of a model: above those of any that is known, and small enough to be multiplied.
+pub const MOST_TOKENS: usize = 1 << 24;
+pub const MOST_CHANNELS: usize = 1 << 20;
+pub const MOST_LAYERS: usize = 1 << 12;
+pub const MOST_HEADS: usize = 1 << 14;
+pub const MOST_POSITIONS: usize = 1 << 24;
+/// Entries of the table of rotary positions.
+const MOST_ANGLES: usize = 1 << 31;
+
 /// What stands on top of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
@@ -124,6 +133,7 @@ impl Config {
     /// Checks that the numbers make a model. The first that does not is reported.
     pub fn validate(&self) -> Result<(), ModelError> {
         self.validate_sizes()?;
+        self.validate_limits()?;
         self.validate_heads()?;
         self.validate_constants()?;
         self.validate_tokens()
@@ -144,6 +154,49 @@ impl Config {
             Some((name, _)) => Err(ModelError::invalid(
                 format!("`{name}` is 0"),
                 format!("set `{name}` to a positive number"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Sizes far above those of any model are mistakes, and products of them do not fit into numbers.
+    pub fn validate_limits(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size, MOST_TOKENS),
+            ("hidden_size", self.hidden_size, MOST_CHANNELS),
+            ("intermediate_size", self.intermediate_size, MOST_CHANNELS),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MOST_HEADS),
+            ("num_key_value_heads", self.num_key_value_heads, MOST_HEADS),
+            ("head_dim", self.head_dim, MOST_HEADS),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                MOST_POSITIONS,
+            ),
+        ];
+        let products = [
+            (
+                "num_attention_heads` times `head_dim",
+                self.num_attention_heads.saturating_mul(self.head_dim),
+                MOST_CHANNELS,
+            ),
+            (
+                "num_key_value_heads` times `head_dim",
+                self.num_key_value_heads.saturating_mul(self.head_dim),
+                MOST_CHANNELS,
+            ),
+            (
+                "max_position_embeddings` times `head_dim",
+                self.max_position_embeddings.saturating_mul(self.head_dim),
+                MOST_ANGLES,
+            ),
+        ];
+        let mut all = sizes.iter().chain(&products);
+        match all.find(|(_, size, most)| size > most) {
+            Some((name, size, most)) => Err(ModelError::invalid(
+                format!("`{name}` is {size}, at most {most} is possible"),
+                format!("correct `{name}`"),
             )),
             None => Ok(()),
         }
@@ -221,7 +274,9 @@ impl Config {
 
 impl Llama3Scaling {
     fn is_usable(&self) -> bool {
-        self.factor >= 1.0
+        let numbers = [self.factor, self.low_freq_factor, self.high_freq_factor];
+        numbers.iter().all(|number| number.is_finite())
+            && self.factor >= 1.0
             && self.low_freq_factor > 0.0
             && self.high_freq_factor > self.low_freq_factor
             && self.original_max_position_embeddings > 0

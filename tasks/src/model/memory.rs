@@ -66,13 +66,13 @@ impl Held {
     /// Both in one process, where one works at a time.
     pub fn beside(self, other: Self) -> Self {
         Self {
-            lasting: self.lasting + other.lasting,
+            lasting: self.lasting.saturating_add(other.lasting),
             passing: self.passing.max(other.passing),
         }
     }
 
     pub fn peak(self) -> u64 {
-        self.lasting + self.passing
+        self.lasting.saturating_add(self.passing)
     }
 }
 
@@ -89,13 +89,18 @@ pub fn held(config: &Config, work: Work, rows: usize, backend: Backend) -> Held 
     let activations = activations(&shape, matrices.head.outputs, work, rows, chunk);
     let beside = match backend {
         Backend::Cpu if trains => {
-            SCRATCH + FLOAT * (matrices.packed() + matrices.spare(rows, chunk))
+            let packed = matrices
+                .packed()
+                .saturating_add(matrices.spare(rows, chunk));
+            FLOAT.saturating_mul(packed).saturating_add(SCRATCH)
         }
         Backend::Cpu => SCRATCH + FLOAT * matrices.packed(),
         Backend::Gpu(numerics) => WORKSPACE as u64 + copy_in(numerics, config.parameter_count()),
     };
     Held {
-        lasting: (1 + state) * parameters + activations.bytes(backend) + beside,
+        lasting: ((1 + state) * parameters)
+            .saturating_add(beside)
+            .saturating_add(activations.bytes(backend)),
         passing: 0,
     }
 }
@@ -114,7 +119,9 @@ pub fn decoding(config: &Config, sequences: usize, positions: usize, backend: Ba
     let positions = positions.min(config.max_position_embeddings);
     let slots = sequences.min(SLOTS);
     let shape = Shape::of(config);
-    let cache = shape.layers * slots * shape.heads.kept() * positions;
+    let cache = [shape.layers, slots, shape.heads.kept(), positions];
+    // Far above what any machine has, and room is left for what is added to it.
+    let cache = product(&cache).min(1 << 58) as usize;
     let lasting = match backend {
         Backend::Cpu => FLOAT * decoding_on_cpu(config, &shape, slots, cache),
         Backend::Gpu(numerics) => {
@@ -175,6 +182,12 @@ fn copy_in(numerics: Numerics, parameters: u64) -> u64 {
     }
 }
 
+/// The product, or the largest number where it does not fit.
+fn product(factors: &[usize]) -> u64 {
+    let multiply = |all: u64, one: &usize| all.saturating_mul(*one as u64);
+    factors.iter().fold(1, multiply)
+}
+
 /// Values of a pass, or of a step of generation: in the format of the backend, and in f32.
 struct Activations {
     values: u64,
@@ -183,7 +196,8 @@ struct Activations {
 
 impl Activations {
     fn bytes(&self, backend: Backend) -> u64 {
-        backend.bytes() * self.values + FLOAT * self.numbers
+        let values = backend.bytes().saturating_mul(self.values);
+        values.saturating_add(FLOAT.saturating_mul(self.numbers))
     }
 }
 
@@ -210,8 +224,8 @@ fn activations(
     // The last norm has a number a row, too.
     let numbers = layers * sum(&shape.kept_numbers()) + 1;
     Activations {
-        values: (rows * row + head) as u64,
-        numbers: (rows * numbers) as u64,
+        values: product(&[rows, row]).saturating_add(head as u64),
+        numbers: product(&[rows, numbers]),
     }
 }
 

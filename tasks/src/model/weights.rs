@@ -106,10 +106,12 @@ impl Model {
     /// Reads a Hugging Face directory: `config.json` and `model.safetensors`, or shards with an index; f32, bf16, f16.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
         let config = Config::load(directory)?;
+        let files = weight_files(directory)?;
+        check_bytes(directory, &config, &files)?;
         let layout = Layout::new(&config);
         let mut weights = vec![0.0; layout.len()];
         let mut read = BTreeSet::new();
-        for path in weight_files(directory)? {
+        for path in files {
             read_file(&path, &config, &layout, &mut weights, &mut read)?;
         }
         let missing = (layout.tensors().iter()).find(|tensor| !read.contains(&tensor.name));
@@ -303,6 +305,31 @@ fn weight_files(directory: &Path) -> Result<BTreeSet<PathBuf>, ModelError> {
         files.insert(directory.join(name));
     }
     Ok(files)
+}
+
+/// Before memory is taken for what `config.json` describes: the files must be large enough to hold it.
+fn check_bytes(
+    directory: &Path,
+    config: &Config,
+    files: &BTreeSet<PathBuf>,
+) -> Result<(), ModelError> {
+    /// Bytes of the narrowest value that is read.
+    const NARROWEST: u64 = 2;
+    let mut bytes = 0;
+    for path in files {
+        let metadata = std::fs::metadata(path).map_err(|cause| ModelError::io(path, cause))?;
+        bytes += metadata.len();
+    }
+    let parameters = config.parameter_count();
+    // What is small is read, and its first fault is told by name.
+    if parameters.saturating_mul(NARROWEST) > bytes.max(1 << 20) {
+        return Err(ModelError::file(
+            &directory.join("config.json"),
+            format!("it describes {parameters} weights, the files beside it have {bytes} bytes"),
+            "the weights do not belong to this `config.json`, or were cut short",
+        ));
+    }
+    Ok(())
 }
 
 #[derive(serde::Deserialize)]

@@ -3,7 +3,7 @@
 use kbuild_engine::kind::Complaint;
 use kbuild_engine::runner::Failure;
 
-use crate::model::{Config, Head};
+use crate::model::{Config, Head, config};
 
 /// What was given of a shape.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,12 @@ impl Shape {
                     .help("give `hidden`, `layers` and `heads`, or bind `inputs.init` to a model")
             })
         };
+        if let Some((name, size, most)) = self.above_limit() {
+            return Err(
+                Failure::input(format!("`{name}` is {size}, at most {most} is possible"))
+                    .help(format!("correct `{name}`")),
+            );
+        }
         let hidden = given(self.hidden, "hidden")?;
         let heads = given(self.heads, "heads")?;
         let head_dim = match self.head_dim {
@@ -74,6 +80,23 @@ impl Shape {
             .help("give the model at least `seq_len` positions"));
         }
         Ok(config)
+    }
+
+    /// The first size above what any model has, by its param, and the most it can be.
+    pub fn above_limit(&self) -> Option<(&'static str, usize, usize)> {
+        let sizes = [
+            ("hidden", self.hidden, config::MOST_CHANNELS),
+            ("layers", self.layers, config::MOST_LAYERS),
+            ("heads", self.heads, config::MOST_HEADS),
+            ("kv_heads", self.kv_heads, config::MOST_HEADS),
+            ("head_dim", self.head_dim, config::MOST_HEADS),
+            ("ffn", self.ffn, config::MOST_CHANNELS),
+            ("max_positions", self.max_positions, config::MOST_POSITIONS),
+        ];
+        let mut given = sizes
+            .into_iter()
+            .filter_map(|(name, size, most)| Some((name, size?, most)));
+        given.find(|(_, size, most)| size > most)
     }
 
     /// Shape params beside a model that is continued.

@@ -306,8 +306,12 @@ fn fresh_facts(
     let any = vocab_size.unwrap_or(1 << 10) as usize;
     let config = params.shape().config(any, params.seq_len);
     if let Err(failure) = &config {
+        let place = match params.shape().above_limit() {
+            Some((name, ..)) => format!("params.{name}"),
+            None => "params".to_owned(),
+        };
         complaints.push(Complaint::new(
-            "params",
+            &place,
             failure.message.clone(),
             failure.help.clone(),
         ));
