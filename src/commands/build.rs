@@ -163,7 +163,7 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     runner::adopt_orphans();
-    let start = |cause| Stop::Environment {
+    let start = |cause: std::io::Error| Stop::Environment {
         message: format!("cannot start the threads of the build: {cause}"),
         help: MORE_PROCESSES.to_owned(),
     };
