@@ -131,7 +131,7 @@ mod tests {
                 }
             }
         }
-        let too_long = [&[0xFF; 8][..], &[0; 32]].concat();
+        let too_long = [&[0xFF_u8; 8][..], &[0; 32]].concat();
         fs::write(&path, [&too_long[..], &1_u64.to_le_bytes()].concat()).unwrap();
         let book = Book::open(&path, &Digest::of(&too_long)).unwrap();
         assert_eq!(book.page(0), None);
