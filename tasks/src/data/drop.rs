@@ -78,6 +78,10 @@ fn run_part(part: &Part) -> Result<(), Failure> {
         }
         n_documents += 1;
     }
+    // What is left is out of order, or past the end: nothing that it names was dropped.
+    if let Some(left) = dropped.next() {
+        return Err(mismatch(part, &left.id, "none in its place"));
+    }
     if n_documents != list.documents {
         let (expected, found) = (list.documents.to_string(), n_documents.to_string());
         return Err(mismatch(part, &expected, &found));

@@ -11,6 +11,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::html::{self, Selectors};
 use super::ledger::Ledger;
+use super::page::Refusal;
 use super::parts::{for_each, input, map_in_order, output, pool};
 use crate::facts;
 use crate::formats::documents::{
@@ -31,10 +32,18 @@ pub struct Params {
     pub min_chars: u64,
 }
 
+/// Bytes of a CSS selector: the parser calls itself for each bracket in a bracket.
+const LONGEST_SELECTOR: usize = 1024;
+
 impl Params {
     fn selectors(&self) -> Result<Selectors, Vec<Complaint>> {
         let mut complaints = Vec::new();
         let mut parse = |at: &str, css: &String| {
+            if css.len() > LONGEST_SELECTOR {
+                let message = format!("the selector is longer than {LONGEST_SELECTOR} bytes");
+                complaints.push(Complaint::new(at, message, "give several shorter ones"));
+                return None;
+            }
             let parsed = Selector::parse(css);
             if let Err(error) = &parsed {
                 let message = format!("`{css}` is not a CSS selector: {error}");
@@ -93,13 +102,19 @@ impl Raw {
         }
     }
 
-    /// The document, and the raw text that it was made of.
-    fn document(self, selectors: &Selectors) -> Result<(String, Document), Failure> {
+    /// The raw text and the document that was made of it, or why its page was given up.
+    fn document(
+        self,
+        selectors: &Selectors,
+    ) -> Result<(String, Result<Document, Refusal>), Failure> {
         let mut meta = self.rest;
         meta.extend(self.meta.unwrap_or_default());
         let (raw, text) = match (self.html, self.text) {
             (Some(page), _) => {
-                let found = html::extract(&page, selectors);
+                let found = match html::extract(&page, selectors) {
+                    Ok(found) => found,
+                    Err(refusal) => return Ok((page, Err(refusal))),
+                };
                 describe(&found, &mut meta);
                 (page, found.text)
             }
@@ -117,7 +132,7 @@ impl Raw {
             Some(Value::Number(number)) => number.to_string(),
             _ => content_id(&raw),
         };
-        Ok((raw, Document { id, text, meta }))
+        Ok((raw, Ok(Document { id, text, meta })))
     }
 }
 
@@ -191,6 +206,13 @@ fn run_part(params: &Params, pool: &rayon::ThreadPool, part: &Part) -> Result<()
         raw.document(&selectors)
     };
     map_in_order(pool, raws(part)?, extract, |(raw, document)| {
+        let document = match document {
+            Ok(document) => document,
+            Err(refusal) => {
+                ledger.drop(refusal.rule(), &raw);
+                return Ok(());
+            }
+        };
         if document.text.is_empty() {
             ledger.drop("no_text", &raw);
         } else if (document.text.chars().count() as u64) < params.min_chars {

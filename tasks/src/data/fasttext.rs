@@ -4,6 +4,7 @@
 //! `</s>`, which is in vocabulary, bag and n-grams of the original, and answers nothing where every word is unknown:
 //! here a text is read as the original reads a line. One thread, so that training gives the same bytes every time.
 
+use std::fs::File;
 use std::path::Path;
 
 use fasttext::FastText;
@@ -11,6 +12,9 @@ use fasttext::args::Args;
 use kbuild_engine::runner::{AtPath, Failure, FailureClass};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::caught::caught;
+use super::fasttext_file;
 
 /// Label of what should be kept.
 const HIGH: &str = "__label__hq";
@@ -38,6 +42,11 @@ pub struct Settings {
     /// Decides the first vectors and the order of draws.
     pub seed: u32,
 }
+
+/// What fastText counts in 31 bits, with room for the words.
+const MOST_DIM: u32 = 1 << 16;
+const MOST_BUCKETS: u32 = 1 << 30;
+const LONGEST_NGRAM: u32 = 64;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -67,6 +76,23 @@ impl Settings {
             .filter(|(_, value, _)| *value == 0)
             .map(|(name, _, help)| (name, format!("`{name}` is 0"), help))
             .collect();
+        let sizes = [
+            ("dim", self.dim, MOST_DIM),
+            ("buckets", self.buckets, MOST_BUCKETS),
+            ("word_ngrams", self.word_ngrams, LONGEST_NGRAM),
+            ("char_ngrams", self.char_ngrams[1], LONGEST_NGRAM),
+            ("epochs", self.epochs, i32::MAX as u32),
+            ("min_count", self.min_count, i32::MAX as u32),
+        ];
+        problems.extend(
+            sizes
+                .into_iter()
+                .filter(|(_, value, most)| value > most)
+                .map(|(name, value, most)| {
+                    let message = format!("`{name}` is {value}, expected {most} at most");
+                    (name, message, "classifiers are small: see the defaults")
+                }),
+        );
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             let message = format!(
                 "`learning_rate` is {}, expected more than 0",
@@ -144,10 +170,15 @@ impl Classifier {
     }
 
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let model = FastText::load_model(path).map_err(|error| {
-            Failure::input(format!("`{}`: {error}", path.display()))
-                .help("expected a supervised fastText model (.bin)")
-        })?;
+        let refused = |cause: String| {
+            Failure::input(format!("`{}` is no sound classifier: {cause}", path.display()))
+                .help("expected a supervised fastText model (.bin); copy it again, or train it with `train-classifier`")
+        };
+        File::open(path).at(path)?;
+        fasttext_file::check(path).map_err(refused)?;
+        let model = caught(|| FastText::load_model(path))
+            .and_then(|loaded| loaded.map_err(|error| error.to_string()))
+            .map_err(refused)?;
         let labels = model.get_labels().0;
         if !labels.iter().any(|label| label == HIGH) {
             return Err(Failure::input(format!(

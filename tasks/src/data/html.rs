@@ -10,6 +10,8 @@ use scraper::node::Element;
 use scraper::{ElementRef, Html, Node, Selector};
 use unicode_normalization::UnicodeNormalization;
 
+use super::page::{self, Refusal};
+
 /// What a page says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -29,8 +31,11 @@ pub struct Selectors {
 }
 
 /// The main text of a page; empty where there is none.
-pub fn extract(html: &str, selectors: &Selectors) -> Page {
-    let document = Html::parse_document(html);
+///
+/// # Errors
+/// A page that is nested too deep or has too many elements or attributes.
+pub fn extract(html: &str, selectors: &Selectors) -> Result<Page, Refusal> {
+    let document = page::parse(html)?;
     let select = |css: &str| Selector::parse(css).expect("a selector");
     let title = document
         .select(&select("title"))
@@ -50,12 +55,12 @@ pub fn extract(html: &str, selectors: &Selectors) -> Page {
         })
         .collect();
     let texts: Vec<String> = blocks.iter().map(Block::line).collect();
-    Page {
+    Ok(Page {
         title,
         language,
         headings,
         text: texts.join("\n"),
-    }
+    })
 }
 
 /// Where the main text of a page usually is, the surest first.
@@ -526,7 +531,7 @@ mod tests {
     use super::*;
 
     fn text(html: &str) -> String {
-        extract(html, &Selectors::default()).text
+        extract(html, &Selectors::default()).unwrap().text
     }
 
     #[test]
@@ -535,7 +540,7 @@ mod tests {
             <ul><li><p>first</p></li><li>second<p>more</p></li></ul><ol start=3><li>third</ol>\
             <pre><code>\nfor x:\n    y\n</code></pre>\
             <table><tr><th>a</th><th></th><th>b</th></tr><tr><td>only</td></tr></table></body></html>";
-        let found = extract(page, &Selectors::default());
+        let found = extract(page, &Selectors::default()).unwrap();
         assert_eq!(
             found.text,
             "Title\nOne two three.\n- first\n- second\nmore\n3. third\nfor x:\n    y\na | b\nonly"
@@ -593,13 +598,13 @@ mod tests {
             drop: vec![Selector::parse(".howtoget").unwrap()],
         };
         let page = "<p>out</p><div class=body><div class=howtoget>Choose Edit</div><p>in</p></div>";
-        assert_eq!(extract(page, &selectors).text, "in");
+        assert_eq!(extract(page, &selectors).unwrap().text, "in");
     }
 
     proptest::proptest! {
         #[test]
         fn no_page_makes_it_panic(page in "(<(p|div|tr|td|li|ul|ol|pre|h2|a|/p|/div|/tr|/td|/li|/ul|/pre|/a)>|[a-z가 \n]{0,8}){0,40}") {
-            extract(&page, &Selectors::default());
+            extract(&page, &Selectors::default()).unwrap();
         }
     }
 }

@@ -22,8 +22,9 @@ impl Amount {
     }
 
     fn add(&mut self, other: Self) {
-        self.documents += other.documents;
-        self.bytes += other.bytes;
+        // A ledger is read from a file, which may say anything.
+        self.documents = self.documents.saturating_add(other.documents);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
@@ -66,12 +67,13 @@ impl Ledger {
     pub fn add(&mut self, other: &Self) {
         self.input.add(other.input);
         self.kept.add(other.kept);
-        self.changed += other.changed;
+        self.changed = self.changed.saturating_add(other.changed);
         for (rule, amount) in &other.dropped {
             self.dropped.entry(rule.clone()).or_default().add(*amount);
         }
         for (kind, n) in &other.replaced {
-            *self.replaced.entry(kind.clone()).or_default() += n;
+            let sum = self.replaced.entry(kind.clone()).or_default();
+            *sum = sum.saturating_add(*n);
         }
     }
 

@@ -1,18 +1,21 @@
 //! From raw text to tokens: extract, clean, classify, tokenize.
 
 mod anonymize;
+mod caught;
 mod classify;
 pub mod cluster;
 mod decontaminate;
 mod drop;
 mod extract;
 pub mod fasttext;
+mod fasttext_file;
 mod filter;
 pub mod html;
 mod iterative_classifier;
 pub mod ledger;
 mod mine;
 pub mod minhash;
+mod page;
 mod parts;
 pub mod pii;
 pub mod quality_report;

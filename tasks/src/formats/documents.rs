@@ -2,9 +2,12 @@
 //!
 //! What a file holds is told by its first bytes, not by its name: the name of a shard says nothing. Every error names
 //! the file, the line and the cause. Knows nothing of what is done to a document.
+//!
+//! A file may come from anywhere, and a few kilobytes of zstd can hold gigabytes: no line is longer than
+//! [`LONGEST_LINE`], no plain text longer than [`LONGEST_TEXT`], and what is longer is refused before it is in memory.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -77,6 +80,15 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
+/// Bytes of the longest line, and so of the longest record: 64 MiB.
+pub const LONGEST_LINE: usize = 64 << 20;
+
+/// Bytes of the longest file of plain text, which is one document: 256 MiB.
+pub const LONGEST_TEXT: usize = 256 << 20;
+
+/// Zstd frames may look back as far as `zstd --long` does (2^27 bytes, 128 MiB): a reader must keep that much.
+const WINDOW_LOG: u32 = 27;
+
 /// The lines of a file, zstd or plain, with their numbers.
 pub struct Lines {
     path: PathBuf,
@@ -100,9 +112,24 @@ impl Lines {
     }
 
     fn damaged(&self, error: &std::io::Error) -> Failure {
+        if error.to_string().contains("too much memory") {
+            let cause = format!(
+                "the zstd window is larger than {} MiB",
+                (1 << WINDOW_LOG) >> 20
+            );
+            return self
+                .failure(cause)
+                .help("compress it again without `--ultra` and with `--long=27` at most");
+        }
         self.failure(format!("the file is damaged: {error}")).help(
             "lines before it are readable; restore the file, or cut it there and compress it again",
         )
+    }
+
+    fn too_long(&self) -> Failure {
+        let cause = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
+        self.failure(cause)
+            .help("a record is one line: split its text into several records, or remove the line")
     }
 }
 
@@ -112,8 +139,10 @@ impl Iterator for Lines {
     fn next(&mut self) -> Option<Self::Item> {
         self.number += 1;
         let mut bytes = Vec::new();
-        match self.reader.read_until(b'\n', &mut bytes) {
+        let limit = LONGEST_LINE as u64 + 1;
+        match (&mut self.reader).take(limit).read_until(b'\n', &mut bytes) {
             Ok(0) => None,
+            Ok(n) if n > LONGEST_LINE && bytes.last() != Some(&b'\n') => Some(Err(self.too_long())),
             Ok(_) => Some(String::from_utf8(trim_end(bytes)).map_err(|error| {
                 let at = error.utf8_error().valid_up_to();
                 self.failure(format!("invalid UTF-8 at byte {at} of the line"))
@@ -185,8 +214,23 @@ pub fn read_all(path: &Path) -> Result<Vec<Document>, Failure> {
 
 /// The whole text of a file, zstd or plain.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let lines: Result<Vec<String>, Failure> = Lines::open(path)?.collect();
-    Ok(lines?.join("\n"))
+    let mut text = String::new();
+    for (number, line) in Lines::open(path)?.enumerate() {
+        let line = line?;
+        if text.len() + line.len() >= LONGEST_TEXT {
+            let limit = LONGEST_TEXT >> 20;
+            let place = format!("`{}`, line {}", path.display(), number + 1);
+            return Err(
+                Failure::input(format!("{place}: the text is longer than {limit} MiB"))
+                    .help("split it into several files, or write it as JSON lines"),
+            );
+        }
+        if number > 0 {
+            text.push('\n');
+        }
+        text.push_str(&line);
+    }
+    Ok(text)
 }
 
 /// True where the first line that is not blank begins a JSON object (an empty file counts as JSON).
@@ -252,7 +296,8 @@ fn open_text(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
     }
     let mut text: Box<dyn BufRead> = match start.starts_with(ZSTD) {
         true => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(file).at(path)?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(file).at(path)?;
+            decoder.window_log_max(WINDOW_LOG).at(path)?;
             Box::new(BufReader::with_capacity(1 << 16, decoder))
         }
         false => Box::new(file),

@@ -255,7 +255,8 @@ fn open_shard(directory: &Path) -> Result<Shard, Failure> {
     let path = directory.join(TOKENS);
     let file = File::open(&path).at(&path)?;
     let length = file.metadata().at(&path)?.len();
-    let expected = ends.last().copied().unwrap_or(0) * width.bytes() as u64;
+    let expected = ends.last().copied().unwrap_or(0);
+    let expected = expected.saturating_mul(width.bytes() as u64);
     if length != expected {
         let found = format!("the index says {expected} bytes, found {length}");
         return Err(damaged(&path, &found));

@@ -79,7 +79,7 @@ fn add(a: Value, b: Value) -> Value {
             Value::Object(a)
         }
         (Value::Number(a), Value::Number(b)) => match (a.as_u64(), b.as_u64()) {
-            (Some(a), Some(b)) => json!(a + b),
+            (Some(a), Some(b)) => json!(a.saturating_add(b)),
             _ => json!(a.as_f64().unwrap_or(0.0) + b.as_f64().unwrap_or(0.0)),
         },
         (Value::Array(mut a), Value::Array(b)) => {

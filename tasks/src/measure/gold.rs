@@ -116,7 +116,7 @@ impl Gold {
         }
         let reference = self.reference().chars().count();
         match (self.check, reference) {
-            (Check::Lines, _) => 120 * self.n.unwrap_or(1),
+            (Check::Lines, _) => self.n.unwrap_or(1).saturating_mul(120),
             (_, 0) => DEFAULT_LENGTH_LIMIT,
             (_, length) => (3 * length).max(length + 80),
         }
