@@ -65,6 +65,9 @@ impl Error {
         };
         match cause.kind() {
             _ if is_full(cause) => Some(MAKE_ROOM),
+            _ if is_linked(cause) => Some(
+                "remove it, or set KBUILD_CACHE to a directory of yours where the whole cache is to lie",
+            ),
             _ if limit_help(cause) == Some(MORE_FILES) => Some(MORE_FILES),
             io::ErrorKind::PermissionDenied => Some("check who owns the path and its mode"),
             io::ErrorKind::ReadOnlyFilesystem => {
@@ -73,6 +76,10 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn is_linked(cause: &io::Error) -> bool {
+    (cause.get_ref()).is_some_and(|cause| cause.is::<crate::store::Linked>())
 }
 
 fn is_full(cause: &io::Error) -> bool {

@@ -3,7 +3,7 @@
 use kbuild_engine::kananafile::{Problem, Severity, problems_of_profiles};
 use kbuild_engine::project::Project;
 
-use super::{Exit, Stop, open_at, reading, workspace};
+use super::{Exit, Stop, mention_trouble, open_at, reading, workspace};
 use crate::args::{CheckArgs, CheckFormat, ProjectArgs, Sources, verbs};
 use crate::console::{self, problem, text};
 
@@ -11,7 +11,10 @@ pub fn run(project_args: &ProjectArgs, args: &CheckArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
     let (workspace, file) = workspace(project_args)?;
     let (mut problems, n_tasks) = match open_at(workspace.clone(), &file, project_args, &kinds) {
-        Ok(project) => (found(&project, args.sources), project.graph().len()),
+        Ok(project) => {
+            mention_trouble(&project);
+            (found(&project, args.sources), project.graph().len())
+        }
         Err(Stop::Problems(problems)) => (problems, 0),
         Err(other) => return Err(other),
     };

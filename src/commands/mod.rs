@@ -310,6 +310,13 @@ fn mention_warnings(project: &Project) {
     }
 }
 
+/// Says that a build would refuse the cache directory, and why.
+fn mention_trouble(project: &Project) {
+    if let Some(trouble) = project.store.trouble() {
+        console::warn(&format!("a build will stop: {trouble}"));
+    }
+}
+
 /// The tasks that some words name; without words the default goal, or else every task.
 fn select(graph: &Graph, words: &[String]) -> Result<Vec<TaskId>, Stop> {
     select_beside(&[], graph, words)

@@ -17,6 +17,8 @@ use crate::page::report::{Pipeline, page};
 
 /// The kind whose reports are drawn.
 const KIND: &str = "report";
+/// Name of its page beside it.
+const PAGE: &str = "report.html";
 
 pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
@@ -34,11 +36,17 @@ pub fn run(project_args: &ProjectArgs, args: &PageArgs) -> Result<Exit, Stop> {
             help,
         ));
     };
-    let path = args
-        .output
-        .clone()
-        .unwrap_or_else(|| latest_path(&project, made.graph, task));
-    write(&path, &html(&made, task, &report))?;
+    let drawn = html(&made, task, &report);
+    let path = match &args.output {
+        Some(path) => {
+            write(path, &drawn)?;
+            path.clone()
+        }
+        None => {
+            write_latest(&project, made.graph, task, &drawn)?;
+            latest_path(&project, made.graph, task)
+        }
+    };
     console::data(&format!("{}\n", text::from_here(&path).display()));
     Ok(Exit::Done)
 }
@@ -48,8 +56,7 @@ pub fn draw_latest(project: &Project, made: &Made<'_>) -> Result<(), Stop> {
     let Some((task, report)) = report_of(project, made) else {
         return Ok(());
     };
-    let path = latest_path(project, made.graph, task);
-    write(&path, &html(made, task, &report))
+    write_latest(project, made.graph, task, &html(made, task, &report))
 }
 
 /// The report among the goals, else the last one that they need: its task and its content.
@@ -70,10 +77,12 @@ pub fn report_of(project: &Project, made: &Made<'_>) -> Option<(TaskId, Value)> 
 
 /// Where the page of a task's newest report lies.
 pub fn latest_path(project: &Project, graph: &Graph, task: TaskId) -> PathBuf {
-    project
-        .store
-        .latest(&graph.task(task).name)
-        .join("report.html")
+    project.store.latest(&graph.task(task).name).join(PAGE)
+}
+
+fn write_latest(project: &Project, graph: &Graph, task: TaskId, drawn: &str) -> Result<(), Stop> {
+    let name = &graph.task(task).name;
+    Ok(project.store.write_latest(name, PAGE, drawn.as_bytes())?)
 }
 
 fn html(made: &Made<'_>, task: TaskId, report: &Value) -> String {

@@ -5,7 +5,7 @@ use kbuild_engine::graph::TaskId;
 use kbuild_engine::plan::Status;
 use kbuild_engine::project::Project;
 
-use super::{Exit, Stop, mention_warnings, open, select};
+use super::{Exit, Stop, mention_trouble, mention_warnings, open, select};
 use crate::args::{PlanArgs, ProjectArgs};
 use crate::console::cost::{self, Budget, Row};
 use crate::console::plan::{Counts, table, to_json};
@@ -15,6 +15,7 @@ pub fn run(project_args: &ProjectArgs, args: &PlanArgs) -> Result<Exit, Stop> {
     let kinds = kbuild_tasks::kinds();
     let project = open(project_args, &kinds)?;
     mention_warnings(&project);
+    mention_trouble(&project);
     let goals = select(project.graph(), &args.goals)?;
     let prepared = project.prepare(&goals);
     warn(&prepared);

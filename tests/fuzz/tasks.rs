@@ -167,7 +167,10 @@ fn shard(path: &Path) -> String {
 }
 
 pub fn html(_: &Path, bytes: &[u8]) -> String {
-    let page = extract(&String::from_utf8_lossy(bytes), &Selectors::default());
+    let page = match extract(&String::from_utf8_lossy(bytes), &Selectors::default()) {
+        Ok(page) => page,
+        Err(refusal) => return format!("{refusal:?}"),
+    };
     let levels: Vec<u8> = page.headings.iter().map(|(level, _)| *level).collect();
     let n_lines = page.text.lines().count().min(20);
     format!("{levels:?} {}", "l".repeat(n_lines))

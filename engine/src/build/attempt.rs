@@ -27,7 +27,7 @@ use crate::receipt::{self, Receipt, Text};
 use crate::runner::{
     Attempt, EVENTS_AT_ONCE, Ended, Event, Failure, FailureClass, Launch, MARK, Stdin, Stop, run,
 };
-use crate::store::{BlobState, Lock, remove_tree};
+use crate::store::{BlobState, Lock};
 
 /// Measured facts by output port.
 pub type Measured = BTreeMap<String, BTreeMap<String, Value>>;
@@ -454,7 +454,7 @@ pub fn finish(job: &Job, receipt: &Receipt) -> Result<(), Failure> {
     if has_entries(&partial) {
         store.commit()?;
     }
-    remove_tree(&partial);
+    job.shared.store.below().remove_tree(&partial);
     Ok(())
 }
 

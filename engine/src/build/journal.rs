@@ -1,20 +1,21 @@
 //! The log of a build: its name, its directory, and every event as a line of `events.jsonl`.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::error::{Doing, Error};
 use crate::event::{BuildEvent, Events};
-use crate::store::{Store, remove_tree};
+use crate::store::Store;
 
 /// Where a build writes what it does.
 #[derive(Debug, Clone)]
 pub struct Journal {
+    store: Store,
     /// Name of the build: its time (UTC), then its process.
     pub build: String,
     directory: PathBuf,
@@ -42,10 +43,13 @@ impl Journal {
         if is_kept {
             let builds = store.builds();
             let old = &builds[..builds.len().saturating_sub(KEPT)];
-            old.iter().for_each(|build| remove_tree(&store.logs(build)));
-            fs::create_dir_all(&directory).doing("create", &directory)?;
+            let root = store.below();
+            (old.iter()).for_each(|build| root.remove_tree(&store.logs(build)));
+            root.create_dir_all(&directory)
+                .doing("create", &directory)?;
         }
         Ok(Self {
+            store: store.clone(),
             build,
             directory,
             is_kept,
@@ -69,7 +73,7 @@ impl Journal {
             return Ok(consumer);
         }
         let path = self.directory.join("events.jsonl");
-        let file = File::options().append(true).create(true).open(&path);
+        let file = self.store.below().open_or_create(&path, OFlags::APPEND);
         let file = file.doing("write", &path)?;
         let file = Mutex::new(BufWriter::new(file));
         let begun = Instant::now();

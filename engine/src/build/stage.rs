@@ -24,12 +24,13 @@ use crate::artifact::{Blob, Content, Shape, numbered};
 use crate::graph::{Binding, Executor, InputPort, Origin, OutputPort};
 use crate::plan;
 use crate::runner::{AtPath, Failure, FailureClass, PROTOCOL, PartRequest, Request, RequestInput};
-use crate::store::{BlobState, Laid, Stamp, Store, remove_tree};
+use crate::store::{BlobState, Laid, Stamp, Store};
 
 /// An attempt that can start. Its directory is removed when this is dropped.
 #[derive(Debug)]
 pub struct Staged {
     pub directory: PathBuf,
+    store: Store,
     pub request: Request,
     /// Files of the workspace that the result depends on, beside those of parts.
     pub watched: Vec<Watched>,
@@ -72,7 +73,7 @@ pub struct Lent {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        remove_tree(&self.directory);
+        self.store.below().remove_tree(&self.directory);
     }
 }
 
@@ -157,6 +158,7 @@ pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
     let partial = job.shared.store.partial(&job.work.key);
     let mut staged = Staged {
         request: request(job, partial),
+        store: job.shared.store.clone(),
         directory,
         watched: program_files(job),
         watched_by_part: BTreeMap::new(),
@@ -170,7 +172,7 @@ pub fn stage(job: &Job, parts: &[&plan::Part]) -> Result<Staged, Failure> {
     };
     let partial = is_named(argv, "{partial}").then_some(&staged.request.partial);
     for path in [&out, &scratch].into_iter().chain(partial) {
-        fs::create_dir_all(path).at(path)?;
+        staged.store.below().create_dir_all(path).at(path)?;
     }
     staged.request.parts = parts
         .iter()

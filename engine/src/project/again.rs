@@ -132,7 +132,10 @@ impl Project {
         for digest in blobs {
             let (from, to) = (self.store.blob_path(&digest), store.blob_path(&digest));
             let parent = to.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(parent).doing("create", parent)?;
+            store
+                .below()
+                .create_dir_all(parent)
+                .doing("create", parent)?;
             std::fs::hard_link(&from, &to).doing("link", &from)?;
         }
         Ok(())

@@ -5,14 +5,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
 use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use rayon::prelude::*;
+use rustix::fs::OFlags;
 
 use super::memo::{Memo, Seen, Stamp, now_ns};
+use super::root::remove_at;
 use super::{Store, fanned};
 use crate::artifact::{Blob, Content, numbered};
 use crate::digest::Digest;
@@ -95,23 +98,25 @@ pub enum Materialise {
 ///
 /// Nothing is mapped: a file that somebody else cuts while it is read would end the process (SIGBUS).
 pub fn hash_file(path: &Path) -> Result<Blob, Error> {
+    crate::read::open(path)
+        .and_then(hash_opened)
+        .doing("read", path)
+}
+
+fn hash_opened(file: File) -> io::Result<Blob> {
     const LARGE: u64 = 128 * 1024;
-    let hash = || {
-        let file = crate::read::open(path)?;
-        let size = file.metadata()?.len();
-        let hash = if size >= LARGE {
-            let (left, right) = halves(&file, 0, size)?;
-            hazmat::merge_subtrees_root(&left, &right, Mode::Hash)
-        } else {
-            let mut bytes = Vec::with_capacity(size as usize + 1);
-            // Not of the file itself: that asks again how long it is.
-            (&file).take(u64::MAX).read_to_end(&mut bytes)?;
-            blake3::hash(&bytes)
-        };
-        let digest = Digest::from_bytes(*hash.as_bytes());
-        Ok(Blob { digest, size })
+    let size = file.metadata()?.len();
+    let hash = if size >= LARGE {
+        let (left, right) = halves(&file, 0, size)?;
+        hazmat::merge_subtrees_root(&left, &right, Mode::Hash)
+    } else {
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        // Not of the file itself: that asks again how long it is.
+        (&file).take(u64::MAX).read_to_end(&mut bytes)?;
+        blake3::hash(&bytes)
     };
-    hash().doing("read", path)
+    let digest = Digest::from_bytes(*hash.as_bytes());
+    Ok(Blob { digest, size })
 }
 
 /// What the subtree of BLAKE3 over `size` bytes from `start` comes to. Each thread reads what it hashes, so that the
@@ -174,7 +179,7 @@ impl Store {
         let was_there = there.is_some();
         let stamp = match there {
             Some(stamp) => {
-                fs::remove_file(path).doing("remove", path)?;
+                self.below().remove_file(path).doing("remove", path)?;
                 stamp
             }
             None => {
@@ -205,7 +210,9 @@ impl Store {
     /// Gives `path` an inode of its own.
     fn unshare(&self, path: &Path) -> Result<(), Error> {
         let own = self.temporary();
-        copy(path, &own, Materialise::Writable)?;
+        let source = File::open(path).doing("read", path)?;
+        let target = self.below().create_new(&own).doing("write", &own)?;
+        copy(source, target, &own, Materialise::Writable)?;
         self.disk.rename(&own, path)
     }
 
@@ -261,7 +268,13 @@ impl Store {
     /// Reads the bytes of a blob again.
     pub fn verify(&self, blob: &Blob) -> BlobState {
         let path = self.blob_path(&blob.digest);
-        match hash_file(&path) {
+        let opened = self.below().open_seen(&path);
+        if let Ok((_, found)) = &opened
+            && found.len() != blob.size
+        {
+            return BlobState::WrongSize { found: found.len() };
+        }
+        match opened.and_then(|(file, _)| hash_opened(file)) {
             Ok(found) if found.size != blob.size => BlobState::WrongSize { found: found.size },
             Ok(found) if found.digest == blob.digest => BlobState::Sound,
             Ok(_) => BlobState::Damaged,
@@ -325,7 +338,7 @@ impl Store {
     /// The bytes of a small blob.
     pub fn read(&self, blob: &Blob) -> Result<Vec<u8>, Error> {
         let path = self.blob_path(&blob.digest);
-        fs::read(&path).doing("read", &path)
+        self.below().read(&path).doing("read", &path)
     }
 
     /// Copies content to `target`, which appears (or is replaced) in one step. Shards are named by position:
@@ -339,17 +352,21 @@ impl Store {
     ) -> Result<(), Error> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let parent = target.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).doing("create", parent)?;
         let mut temporary = self.temporary();
-        if !target.starts_with(self.root()) {
+        if target.starts_with(self.root()) {
+            self.below()
+                .create_dir_all(parent)
+                .doing("create", parent)?;
+        } else {
+            fs::create_dir_all(parent).doing("create", parent)?;
             // Another filesystem, perhaps. Within the store, what a kill leaves behind is swept.
             let unique = temporary.file_name().unwrap_or_default().to_string_lossy();
             temporary = parent.join(format!(".{name}.{unique}"));
         }
         let done = self
             .copy_out(content, extension, &temporary, mode)
-            .and_then(|()| replace(&temporary, target));
-        remove_tree(&temporary);
+            .and_then(|()| self.replace(&temporary, target));
+        self.discard(&temporary);
         done
     }
 
@@ -375,9 +392,52 @@ impl Store {
                 fs::create_dir_all(parent).doing("create", parent)?;
                 parent.clone_into(&mut folder);
             }
-            copy(&self.blob_path(&blob.digest), &path, mode)?;
+            let from = self.blob_path(&blob.digest);
+            let source = self.below().open(&from).doing("read", &from)?;
+            // What it lies in was just made, under a name that is new.
+            let target = File::create_new(&path).doing("write", &path)?;
+            copy(source, target, &path, mode)?;
         }
         Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match to.starts_with(self.root()) {
+            true => self.below().rename(from, to),
+            false => fs::rename(from, to),
+        }
+    }
+
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match to.starts_with(self.root()) {
+            true => self.below().exchange(from, to),
+            false => Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?),
+        }
+    }
+
+    /// Removes whatever is at `path`, in the store or elsewhere.
+    fn discard(&self, path: &Path) {
+        match path.starts_with(self.root()) {
+            true => self.below().remove_tree(path),
+            false => remove_tree(path),
+        }
+    }
+
+    /// Puts `from` where `to` is, whatever `to` was. Two trees change places in one step.
+    fn replace(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let is_tree = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+        if !is_tree(from) && !is_tree(to) {
+            return self.rename(from, to).doing("write", to);
+        }
+        let exchange = || self.exchange(from, to).is_ok();
+        // There may be nothing to change places with; and by then another build may have put something there.
+        if exchange() || self.rename(from, to).is_ok() || exchange() {
+            return Ok(());
+        }
+        // A filesystem without exchange: there is a moment without `to`.
+        self.discard(to);
+        self.rename(from, to).doing("write", to)
     }
 }
 
@@ -410,13 +470,11 @@ pub fn files_of(content: &Content, extension: &str) -> Vec<(String, Blob)> {
 }
 
 /// Copies a file, sharing its blocks where the filesystem can.
-fn copy(from: &Path, to: &Path, mode: Materialise) -> Result<(), Error> {
+fn copy(mut source: File, mut target: File, to: &Path, mode: Materialise) -> Result<(), Error> {
     let bits = match mode {
         Materialise::Writable => 0o644,
         Materialise::ReadOnly => 0o444,
     };
-    let mut source = File::open(from).doing("read", from)?;
-    let mut target = File::create(to).doing("write", to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         std::io::copy(&mut source, &mut target).doing("write", to)?;
     }
@@ -424,46 +482,13 @@ fn copy(from: &Path, to: &Path, mode: Materialise) -> Result<(), Error> {
     target.set_permissions(permissions).doing("protect", to)
 }
 
-/// Puts `from` where `to` is, whatever `to` was. Two trees change places in one step.
-fn replace(from: &Path, to: &Path) -> Result<(), Error> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let is_tree = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    if !is_tree(from) && !is_tree(to) {
-        return fs::rename(from, to).doing("write", to);
-    }
-    let exchange = || renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok();
-    // There may be nothing to change places with; and by then another build may have put something there.
-    if exchange() || fs::rename(from, to).is_ok() || exchange() {
-        return Ok(());
-    }
-    // A filesystem without exchange: there is a moment without `to`.
-    remove_tree(to);
-    fs::rename(from, to).doing("write", to)
-}
-
 /// Removes whatever is at `path`, if it can; directories that a task made read-only as well.
 pub(crate) fn remove_tree(path: &Path) {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            if fs::remove_dir_all(path).is_err() {
-                make_writable(path);
-                let _ = fs::remove_dir_all(path);
-            }
-        }
-        Ok(_) => {
-            let _ = fs::remove_file(path);
-        }
-        Err(_) => {}
-    }
-}
-
-/// Every directory from `path` down; links are not followed.
-fn make_writable(path: &Path) {
-    let _ = fs::set_permissions(path, Permissions::from_mode(0o755));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_writable(&entry.path());
-        }
+    let (parent, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, rustix::fs::Mode::empty());
+    if let (Ok(parent), Some(name)) = (parent, name) {
+        remove_at(parent.as_fd(), name);
     }
 }
 

@@ -7,12 +7,13 @@
 //!
 //! A book is called for by the digest of its table, which holds those of its pages: what is read is what was written.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::Store;
+use super::root::{MOST, Root};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 
@@ -35,16 +36,17 @@ impl Book {
         path: &Path,
         pages: impl Iterator<Item = Vec<u8>>,
     ) -> Result<Digest, Error> {
-        let temporary = store.temporary();
-        let written = File::create(&temporary)
+        let (root, temporary) = (store.below(), store.temporary());
+        let written = root
+            .create_new(&temporary)
             .and_then(|file| Self::write_to(file, pages))
-            .and_then(|name| match Self::open(path, &name) {
-                Some(_) => fs::remove_file(&temporary).map(|()| name),
-                None => fs::rename(&temporary, path).map(|()| name),
+            .and_then(|name| match Self::open(root, path, &name) {
+                Some(_) => root.remove_file(&temporary).map(|()| name),
+                None => root.rename(&temporary, path).map(|()| name),
             })
             .doing("write", path);
         if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+            let _ = root.remove_file(&temporary);
         }
         written
     }
@@ -65,9 +67,10 @@ impl Book {
     }
 
     /// The book of this name, if it lies there.
-    pub(super) fn open(path: &Path, name: &Digest) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        let end = file.metadata().ok()?.len().checked_sub(8)?;
+    pub(super) fn open(root: &Root, path: &Path, name: &Digest) -> Option<Self> {
+        let (file, found) = root.open_seen(path).ok()?;
+        let end = Some(found.len()).filter(|length| *length <= MOST)?;
+        let end = end.checked_sub(8)?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, end).ok()?;
         let length = u64::from_le_bytes(count).checked_mul(ROW as u64)?;
@@ -101,6 +104,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -111,19 +116,19 @@ mod tests {
         let path = folder.path().join("book");
         let pages = || ["zero", "", "two"].map(|page| page.as_bytes().to_vec());
         let name = Book::write(&store, &path, pages().into_iter()).unwrap();
-        let book = Book::open(&path, &name).unwrap();
+        let book = Book::open(store.below(), &path, &name).unwrap();
         for (index, page) in pages().into_iter().enumerate() {
             assert_eq!(book.page(index), Some(page));
         }
         assert_eq!(book.page(3), None);
-        assert!(Book::open(&path, &Digest::of(b"another")).is_none());
+        assert!(Book::open(store.below(), &path, &Digest::of(b"another")).is_none());
         let sound = fs::read(&path).unwrap();
         for at in 0..sound.len() {
             let mut flipped = sound.clone();
             flipped[at] ^= 1;
             for bytes in [&flipped[..], &sound[..at]] {
                 fs::write(&path, bytes).unwrap();
-                let Some(book) = Book::open(&path, &name) else {
+                let Some(book) = Book::open(store.below(), &path, &name) else {
                     continue;
                 };
                 for (index, page) in pages().into_iter().enumerate() {

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Store;
-use super::blobs::remove_tree;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::receipt::Receipt;
@@ -73,7 +72,7 @@ impl Store {
             // A task may have been built under this name with another key since.
             let is_newest = (self.last(&spare.task)).is_some_and(|last| last.key == spare.key);
             let files = spare.published.iter().filter(|_| is_newest);
-            files.for_each(|path| remove_tree(path));
+            files.for_each(|path| self.below().remove_tree(path));
         }
         let blobs = going.blobs.into_iter();
         let removed = blobs.filter(|(digest, _)| self.disk.remove(&self.blob_path(digest)).is_ok());

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::root::Root;
 use crate::error::{Doing, Error};
 
 /// What survives a power cut.
@@ -40,8 +41,9 @@ pub enum Step<'a> {
 pub type Witness = Arc<dyn Fn(Step<'_>) -> io::Result<()> + Send + Sync>;
 
 /// The disk as a store uses it. Clones share what is pending.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Disk {
+    root: Root,
     pub durability: Durability,
     pub witness: Option<Witness>,
     pending: Arc<Mutex<Group>>,
@@ -69,6 +71,16 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
+    pub(super) fn below(root: Root) -> Self {
+        Self {
+            root,
+            durability: Durability::default(),
+            witness: None,
+            pending: Arc::default(),
+            has_failed: Arc::default(),
+        }
+    }
+
     fn tell(&self, step: Step<'_>) -> io::Result<()> {
         match &self.witness {
             Some(witness) => witness(step),
@@ -78,20 +90,15 @@ impl Disk {
 
     /// Makes a directory and those above it.
     pub(super) fn create_directory(&self, path: &Path) -> Result<(), Error> {
-        if path.is_dir() {
+        if self.root.is_directory(path) {
             return Ok(());
         }
-        if let Some(parent) = path.parent() {
+        if let Some(parent) = path.parent().filter(|_| path != self.root.path()) {
             self.create_directory(parent)?;
         }
-        let made = self
-            .tell(Step::CreateDirectory(path))
-            .and_then(|()| fs::create_dir(path));
-        match made {
-            // Another process was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.doing("create", path)?,
-        }
+        self.tell(Step::CreateDirectory(path))
+            .and_then(|()| self.root.create_dir(path))
+            .doing("create", path)?;
         self.pend_name(path);
         Ok(())
     }
@@ -99,20 +106,20 @@ impl Disk {
     /// Puts a file where another may be, as one step.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         self.tell(Step::Rename(from, to))
-            .and_then(|()| fs::rename(from, to))
+            .and_then(|()| self.root.rename(from, to))
             .doing("write", to)
     }
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
         self.tell(Step::Remove(path))
-            .and_then(|()| fs::remove_file(path))
+            .and_then(|()| self.root.remove_file(path))
             .doing("remove", path)
     }
 
     /// Writes a file that nobody looks at yet.
     pub(super) fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         self.tell(Step::Write(path, bytes))
-            .and_then(|()| File::create(path)?.write_all(bytes))
+            .and_then(|()| self.root.create_new(path)?.write_all(bytes))
             .doing("write", path)
     }
 
@@ -128,7 +135,7 @@ impl Disk {
             .and_then(|()| lasts())
             .and_then(|()| self.rename(temporary, path));
         if written.is_err() {
-            let _ = fs::remove_file(temporary);
+            let _ = self.root.remove_file(temporary);
         }
         written?;
         self.pend(path);
@@ -141,7 +148,7 @@ impl Disk {
     fn sync_file(&self, path: &Path) -> Result<(), Error> {
         match self.durability {
             Durability::Full => {
-                let file = File::open(path).doing("open", path)?;
+                let file = self.root.open(path).doing("open", path)?;
                 self.sync_opened(path, &file)
             }
             Durability::ProcessOnly => Ok(()),
@@ -191,7 +198,7 @@ impl Disk {
         if done.is_err() {
             *has_failed = true;
             for path in &group.vouching {
-                let _ = fs::remove_file(path);
+                let _ = self.root.remove_file(path);
             }
         }
         done

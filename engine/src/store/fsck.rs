@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::blobs::hash_file;
 use super::gc::blobs_held;
+use super::root::Root;
 use super::{BlobState, MEMOS, Memo, Store};
 use crate::artifact::Blob;
 use crate::digest::Digest;
@@ -127,10 +128,12 @@ impl Store {
             return HashMap::new();
         }
         let mut files = Vec::new();
-        walk(&self.root().join("latest"), &mut files);
+        walk(self.below(), &self.root().join("latest"), &mut files);
         files
             .into_par_iter()
-            .filter(|path| fs::metadata(path).is_ok_and(|found| sizes.contains(&found.len())))
+            .filter(|path| {
+                fs::symlink_metadata(path).is_ok_and(|found| sizes.contains(&found.len()))
+            })
             .filter_map(|path| Some((hash_file(&path).ok()?.digest, path)))
             .filter(|(digest, _)| digests.contains(digest))
             .collect()
@@ -139,7 +142,7 @@ impl Store {
     fn torn_memos(&self) -> Vec<Finding> {
         let memo = |name: &&str| {
             let path = self.root().join("memo").join(name);
-            let (_, warning) = Memo::load(&path);
+            let (_, warning) = Memo::load(self.below(), &path);
             warning.map(|_| Finding {
                 path,
                 blob: None,
@@ -167,7 +170,7 @@ impl Store {
         match (&finding.blob, &finding.remedy) {
             (Some(blob), _) => self.verify(blob) != BlobState::Sound,
             (None, Remedy::Quarantine) => self.unsound_receipt(path).is_some(),
-            (None, _) => path.exists(),
+            (None, _) => path.symlink_metadata().is_ok(),
         }
     }
 
@@ -179,17 +182,25 @@ impl Store {
         match &finding.remedy {
             Remedy::Restore { from } => {
                 let copy = self.temporary();
-                fs::copy(from, &copy).doing("copy", from)?;
+                let root = self.below();
+                let copied = root
+                    .open(from)
+                    .and_then(|mut from| std::io::copy(&mut from, &mut root.create_new(&copy)?));
+                copied.doing("copy", from)?;
                 self.keep(&super::Laid::File(copy)).map(drop)
             }
             Remedy::Quarantine => {
                 let aside = self.root().join("quarantine");
-                fs::create_dir_all(&aside).doing("create", &aside)?;
+                self.below()
+                    .create_dir_all(&aside)
+                    .doing("create", &aside)?;
                 let name = path.strip_prefix(self.root()).unwrap_or(path);
                 let name = name.to_string_lossy().replace('/', "-");
-                fs::rename(path, aside.join(name)).doing("move", path)
+                self.below()
+                    .rename(path, &aside.join(name))
+                    .doing("move", path)
             }
-            Remedy::Remove => fs::remove_file(path).doing("remove", path),
+            Remedy::Remove => self.below().remove_file(path).doing("remove", path),
             Remedy::Rebuild => Ok(()),
         }
     }
@@ -206,11 +217,11 @@ fn unsound((path, trouble): (PathBuf, String)) -> Finding {
 }
 
 /// Every regular file below a directory.
-fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => walk(&entry.path(), files),
-            Ok(kind) if kind.is_file() => files.push(entry.path()),
+fn walk(root: &Root, directory: &Path, files: &mut Vec<PathBuf>) {
+    for path in root.entries(directory) {
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => walk(root, &path, files),
+            Ok(found) if found.is_file() => files.push(path),
             _ => {}
         }
     }
@@ -303,7 +314,7 @@ mod tests {
     fn torn_receipts_and_helpers_are_found() {
         let (_directory, store, _) = world();
         let mut files = Vec::new();
-        walk(&store.root().join("receipts"), &mut files);
+        walk(store.below(), &store.root().join("receipts"), &mut files);
         let text = fs::read(&files[0]).unwrap();
         fs::write(&files[0], &text[..text.len() / 2]).unwrap();
         fs::write(store.root().join("memo/blobs"), "torn").unwrap();

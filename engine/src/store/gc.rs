@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Store;
-use super::blobs::remove_tree;
 use super::locks::Presence;
 use crate::artifact::Content;
 use crate::digest::Digest;
@@ -65,27 +64,26 @@ impl Kept {
 impl Store {
     /// Keys that the user wants to keep: files in `pins/` named by key.
     pub fn pins(&self) -> BTreeSet<Digest> {
-        let entries = fs::read_dir(self.root().join("pins"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        let pins = self.below().entries(&self.root().join("pins"));
+        pins.iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
             .collect()
     }
 
     /// Keeps a key until it is unpinned.
     pub fn pin(&self, key: &Digest) -> Result<(), Error> {
         let path = self.root().join("pins").join(key.to_hex());
-        path.parent()
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&path, b""))
+        let root = self.below();
+        ["pins", "tmp"]
+            .iter()
+            .try_for_each(|name| root.create_dir_all(&self.root().join(name)))
+            .and_then(|()| root.write(&self.temporary(), &path, b""))
             .doing("write", &path)
     }
 
     pub fn unpin(&self, key: &Digest) -> Result<(), Error> {
         let path = self.root().join("pins").join(key.to_hex());
-        fs::remove_file(&path).doing("remove", &path)
+        self.below().remove_file(&path).doing("remove", &path)
     }
 
     /// What can go when `reached` (the keys that goals need now), newest results and pins stay. Writes nothing.
@@ -183,15 +181,14 @@ impl Store {
         named: &BTreeMap<Digest, u64>,
         roots: &BTreeSet<Digest>,
     ) -> Vec<Litter> {
+        // A name that kbuild would not give may be anybody's: it stays.
+        let entries = |path: &Path| self.below().entries(path);
         let fans = entries(&self.root().join("blobs"));
         let mut paths: Vec<PathBuf> = fans.iter().flat_map(|fan| entries(fan)).collect();
-        paths.retain(|path| digest_of(path).is_none_or(|digest| !named.contains_key(&digest)));
+        paths.retain(|path| digest_of(path).is_some_and(|digest| !named.contains_key(&digest)));
         let temporary = entries(&self.root().join("tmp"));
-        paths.extend(
-            temporary
-                .into_iter()
-                .filter(|path| owner(path) != Owner::Alive),
-        );
+        let is_left = |path: &PathBuf| matches!(owner(path), Some(Owner::Dead | Owner::Elsewhere));
+        paths.extend(temporary.into_iter().filter(is_left));
         let partial = entries(&self.root().join("partial"));
         paths.extend(
             partial
@@ -200,7 +197,7 @@ impl Store {
         );
         paths.sort_unstable();
         let litter = |path: PathBuf| Litter {
-            bytes: size_of(&path),
+            bytes: self.size_of(&path),
             path,
         };
         paths.into_iter().map(litter).collect()
@@ -212,12 +209,12 @@ impl Store {
         const PATIENCE: Duration = Duration::from_secs(14 * 24 * 3600);
         let name = partial.file_name().and_then(|name| name.to_str());
         let Some(key) = name.and_then(|name| name.parse::<Digest>().ok()) else {
-            return true;
+            return false;
         };
         if matches!(self.receipt(&key), Ok(Some(_))) {
             return true;
         }
-        let touched = fs::metadata(partial).and_then(|metadata| metadata.modified());
+        let touched = fs::symlink_metadata(partial).and_then(|metadata| metadata.modified());
         let is_old = touched.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > PATIENCE));
         is_old && !roots.contains(&key)
     }
@@ -240,7 +237,7 @@ impl Store {
         let live = blobs_held(&self.all_receipts()?);
         let roots = self.roots(reached);
         for litter in self.litter(&live, &roots) {
-            remove_tree(&litter.path);
+            self.below().remove_tree(&litter.path);
         }
         self.remove_free_locks();
         Ok(Some(kept))
@@ -249,11 +246,23 @@ impl Store {
     /// Removes what dead processes left in `tmp/`. What was left on another machine, before this one came up or in
     /// another container goes only while nobody else works in the store.
     pub fn sweep(&self, presence: &Presence) {
-        let left = entries(&self.root().join("tmp"));
-        let of_owner = |wanted| left.iter().filter(move |path| owner(path) == wanted);
-        of_owner(Owner::Dead).for_each(|path| remove_tree(path));
+        let left = self.below().entries(&self.root().join("tmp"));
+        let of_owner = |wanted| left.iter().filter(move |path| owner(path) == Some(wanted));
+        let remove = |path: &PathBuf| self.below().remove_tree(path);
+        of_owner(Owner::Dead).for_each(remove);
         if of_owner(Owner::Elsewhere).next().is_some() {
-            presence.alone(|| of_owner(Owner::Elsewhere).for_each(|path| remove_tree(path)));
+            presence.alone(|| of_owner(Owner::Elsewhere).for_each(remove));
+        }
+    }
+
+    fn size_of(&self, path: &Path) -> u64 {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                let entries = self.below().entries(path);
+                entries.iter().map(|path| self.size_of(path)).sum()
+            }
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
         }
     }
 }
@@ -324,40 +333,32 @@ enum Owner {
     Elsewhere,
 }
 
-/// A temporary name tells the process that made it, and where.
-fn owner(path: &Path) -> Owner {
-    let process = || {
-        let name = path.file_name()?.to_str()?;
-        let mut fields = name.split('-');
-        let pid = fields.next()?.parse().ok()?;
-        let start = fields.next()?.parse().ok()?;
-        Some((Process { pid, start }, fields.next()? == place()))
-    };
-    match process() {
-        None => Owner::Dead,
-        Some((_, false)) => Owner::Elsewhere,
-        Some((process, true)) if process.is_alive() => Owner::Alive,
-        Some(_) => Owner::Dead,
+/// A temporary name tells the process that made it, and where: `<process>-<start>-<place>-<number>`. `None`: kbuild gave
+/// no such name.
+fn owner(path: &Path) -> Option<Owner> {
+    let name = path.file_name()?.to_str()?;
+    let mut fields = name.split('-');
+    let pid = fields.next()?.parse().ok()?;
+    let start = fields.next()?.parse().ok()?;
+    let (at, number) = (fields.next()?, fields.next()?);
+    let is_word = !at.is_empty() && at.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_word || number.parse::<u64>().is_err() || fields.next().is_some() {
+        return None;
     }
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+    Some(match (Process { pid, start }.is_alive(), at == place()) {
+        (_, false) => Owner::Elsewhere,
+        (true, true) => Owner::Alive,
+        (false, true) => Owner::Dead,
+    })
 }
 
 fn digest_of(path: &Path) -> Option<Digest> {
     let tail = path.file_name()?.to_str()?;
+    if tail.len() != 62 {
+        return None;
+    }
     let head = path.parent()?.file_name()?.to_str()?;
     format!("{head}{tail}").parse().ok()
-}
-
-fn size_of(path: &Path) -> u64 {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => entries(path).iter().map(|path| size_of(path)).sum(),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    }
 }
 
 #[cfg(test)]
@@ -395,7 +396,7 @@ mod tests {
         store.pin(&pinned.key).unwrap();
         let unfinished = store.partial(&Digest::of(b"interrupted"));
         fs::create_dir_all(&unfinished).unwrap();
-        fs::write(store.root().join("tmp/1-1-1"), "left by a dead process").unwrap();
+        fs::write(store.root().join("tmp/1-1-1-1"), "left by a dead process").unwrap();
         let reached = BTreeSet::from([reached.key]);
         let kept = store.garbage(&reached, &Limits::default());
         let bytes: BTreeMap<&str, u64> = kept

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::root::Root;
 use crate::limits;
 
 /// One finished execution.
@@ -25,6 +26,7 @@ const WORTH: Duration = Duration::from_secs(1);
 /// Durations of earlier executions, opened when somebody asks; knows nothing when it cannot be.
 #[derive(Debug)]
 pub struct History {
+    root: Root,
     path: PathBuf,
     tree: Option<sled::Db>,
     is_opened: bool,
@@ -35,6 +37,7 @@ impl History {
     /// The history of a store. Touches nothing.
     pub fn of(store: &Store) -> Self {
         Self {
+            root: store.below().clone(),
             path: store.history_path(),
             tree: None,
             is_opened: false,
@@ -45,11 +48,12 @@ impl History {
     /// Never waits: locked or damaged, it is empty.
     fn tree(&mut self) -> Option<&sled::Db> {
         if !std::mem::replace(&mut self.is_opened, true) {
+            self.unlink();
             self.tree = match open(&self.path) {
                 Ok(tree) => Some(tree),
                 Err(Trouble::Locked) => None,
                 Err(Trouble::Damaged(cause)) => {
-                    super::blobs::remove_tree(&self.path);
+                    self.root.remove_tree(&self.path);
                     let path = self.path.display();
                     self.warning = Some(format!("`{path}` was damaged and starts anew: {cause}"));
                     open(&self.path).ok()
@@ -57,6 +61,23 @@ impl History {
             };
         }
         self.tree.as_ref()
+    }
+
+    /// sled opens files by their paths: where a link is among them, all of it goes.
+    fn unlink(&self) {
+        let is_link = |path: &Path| {
+            path.symlink_metadata()
+                .is_ok_and(|found| found.is_symlink())
+        };
+        let mut inside = self.root.entries(&self.path);
+        let below: Vec<PathBuf> = inside
+            .iter()
+            .flat_map(|path| self.root.entries(path))
+            .collect();
+        inside.extend(below);
+        if is_link(&self.path) || inside.iter().any(|path| is_link(path)) {
+            self.root.remove_tree(&self.path);
+        }
     }
 
     /// What there is to say of it, once.

@@ -5,13 +5,15 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::blobs::{Materialise, files_of, hash_file, remove_tree};
+use super::blobs::{Materialise, files_of, hash_file};
 use super::memo::{Memo, Seen, Stamp, now_ns};
+use super::root::Root;
 use crate::artifact::{Blob, Content};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -107,13 +109,13 @@ impl Store {
     /// The key and manifest with which a task of this name was last resolved.
     pub fn last(&self, task: &str) -> Option<Last> {
         let path = self.root().join("latest").join(key_file(task));
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        serde_json::from_slice(&self.below().read(&path).ok()?).ok()
     }
 
     /// Every task that has a newest result.
     pub fn tasks(&self) -> Vec<(String, Last)> {
         let mut found = Vec::new();
-        collect(&self.root().join("latest"), "", &mut found);
+        collect(self.below(), &self.root().join("latest"), "", &mut found);
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         found
     }
@@ -138,12 +140,25 @@ impl Store {
             manifest: receipt.manifest.clone(),
         };
         let path = self.root().join("latest").join(key_file(task));
-        fs::create_dir_all(self.latest(task)).doing("create", &self.latest(task))?;
-        let temporary = self.temporary();
-        fs::write(&temporary, serde_json::to_vec(&last).unwrap_or_default())
-            .and_then(|()| fs::rename(&temporary, &path))
+        let directory = self.latest(task);
+        self.below()
+            .create_dir_all(&directory)
+            .doing("create", &directory)?;
+        let bytes = serde_json::to_vec(&last).unwrap_or_default();
+        self.below()
+            .write(&self.temporary(), &path, &bytes)
             .doing("write", &path)?;
         Ok(true)
+    }
+
+    /// Writes a file beside a task's newest results, in one step.
+    pub fn write_latest(&self, task: &str, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let directory = self.latest(task);
+        let path = directory.join(name);
+        self.below()
+            .create_dir_all(&directory)
+            .and_then(|()| self.below().write(&self.temporary(), &path, bytes))
+            .doing("write", &path)
     }
 
     /// Whether the newest results of a task are those of `receipt`, whole and unharmed.
@@ -193,7 +208,7 @@ impl Store {
     fn publish_port(&self, task: &str, export: &Export<'_>, memo: &mut Memo) -> Result<(), Error> {
         let target = self.latest(task).join(export.file_name());
         if !self.is_copied(export.content) {
-            remove_tree(&target);
+            self.below().remove_tree(&target);
             return Ok(());
         }
         if are_files(export.content) && is_tree(&target) {
@@ -218,9 +233,9 @@ impl Store {
             .iter()
             .filter_map(|shard| shard.path.file_name())
             .collect();
-        for entry in fs::read_dir(folder).doing("read", folder)?.flatten() {
-            if !wanted.contains(&*entry.file_name()) {
-                remove_tree(&entry.path());
+        for path in self.below().entries(folder) {
+            if path.file_name().is_some_and(|name| !wanted.contains(name)) {
+                self.below().remove_tree(&path);
             }
         }
         for shard in shards {
@@ -264,11 +279,14 @@ impl Store {
 
     fn shares_blocks(&self) -> bool {
         let (from, to) = (self.temporary(), self.temporary());
-        let shared = fs::write(&from, b"x")
-            .and_then(|()| Ok((fs::File::open(&from)?, fs::File::create(&to)?)))
+        let root = self.below();
+        let shared = root
+            .create_new(&from)
+            .and_then(|mut file| file.write_all(b"x"))
+            .and_then(|()| Ok((root.open(&from)?, root.create_new(&to)?)))
             .is_ok_and(|(from, to)| rustix::fs::ioctl_ficlone(&to, &from).is_ok());
-        let _ = fs::remove_file(&from);
-        let _ = fs::remove_file(&to);
+        let _ = root.remove_file(&from);
+        let _ = root.remove_file(&to);
         shared
     }
 }
@@ -291,23 +309,23 @@ fn is_tree(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
-fn collect(directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
-    if let Ok(bytes) = fs::read(directory.join(KEY_FILE)) {
+fn collect(root: &Root, directory: &Path, name: &str, into: &mut Vec<(String, Last)>) {
+    if let Ok(bytes) = root.read(&directory.join(KEY_FILE)) {
         if let Ok(last) = serde_json::from_slice(&bytes) {
             into.push((name.to_owned(), last));
         }
         return;
     }
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if let (Ok(kind), Ok(child)) = (entry.file_type(), entry.file_name().into_string())
-            && kind.is_dir()
+    for path in root.entries(directory) {
+        if is_tree(&path)
+            && let Some(child) = path.file_name().and_then(OsStr::to_str)
         {
             let name = if name.is_empty() {
-                child
+                child.to_owned()
             } else {
                 format!("{name}/{child}")
             };
-            collect(&entry.path(), &name, into);
+            collect(root, &path, &name, into);
         }
     }
 }

@@ -6,12 +6,14 @@
 //!
 //! Beside them stands a gate: whoever builds or copies content out shares it, whoever removes results has it alone.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 use super::Store;
 use crate::digest::Digest;
@@ -70,6 +72,8 @@ fn count(gate: &File) -> io::Result<()> {
 const FIRST_BYTE: i64 = 0;
 /// Name of the gate among the locks.
 const GATE: &str = "builds";
+/// Bytes of a record that are read.
+const LONGEST: u64 = 1 << 20;
 
 impl Store {
     /// Lets a build say that it runs: results stay while this lives. `None`: they are being removed right now.
@@ -100,15 +104,21 @@ impl Store {
     /// How often something may have been removed: what was found in the store holds for as long as this stays the same,
     /// and from then on for whoever has entered.
     pub fn removals(&self) -> u64 {
-        let gate = fs::metadata(self.root().join("locks").join(GATE));
+        let gate = fs::symlink_metadata(self.root().join("locks").join(GATE));
         gate.map_or(0, |gate| gate.len())
     }
 
     fn pass(&self, kind: libc::c_int) -> Result<Option<Presence>, Error> {
+        self.trouble().map_or(Ok(()), Err)?;
         let path = self.root().join("locks").join(GATE);
-        let gate = open(&path)?;
+        let gate = self.open_lock(&path)?;
         let is_ours = set(&gate, FIRST_BYTE, kind).doing("lock", &path)?;
         Ok(is_ours.then_some(Presence { gate }))
+    }
+
+    fn open_lock(&self, path: &Path) -> Result<File, Error> {
+        let opened = self.below().open_or_create(path, OFlags::empty());
+        opened.doing("open", path)
     }
 
     fn lock_path(&self, key: &Digest) -> PathBuf {
@@ -119,7 +129,7 @@ impl Store {
     /// is gone when this returns a lock.
     pub fn try_lock(&self, key: &Digest) -> Result<Option<Lock>, Error> {
         let path = self.lock_path(key);
-        let file = open(&path)?;
+        let file = self.open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -139,21 +149,20 @@ impl Store {
 
     /// Who works on a key, as far as it was recorded.
     pub fn worker(&self, key: &Digest) -> Option<Attempt> {
-        serde_json::from_slice(&fs::read(self.lock_path(key)).ok()?).ok()
+        serde_json::from_slice(&self.below().read(&self.lock_path(key)).ok()?).ok()
     }
 
     /// Removes the lock files that nobody holds.
     pub(super) fn remove_free_locks(&self) {
-        let entries = fs::read_dir(self.root().join("locks"));
-        for entry in entries.into_iter().flatten().flatten() {
-            let path = entry.path();
-            // The gate is locked in another way, and its holder removes locks.
-            if !path.ends_with(GATE)
-                && let Ok(file) = open(&path)
+        for path in self.below().entries(&self.root().join("locks")) {
+            // The gate and the locks of parts are locked in another way. Others are nobody's locks.
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.parse::<Digest>().is_ok())
+                && let Ok(file) = self.open_lock(&path)
                 && file.try_lock().is_ok()
                 && is_at(&file, &path)
             {
-                let _ = fs::remove_file(&path);
+                let _ = self.below().remove_file(&path);
             }
         }
     }
@@ -161,7 +170,9 @@ impl Store {
     /// Locks for parts; holds none yet.
     pub fn part_locks(&self) -> Result<PartLocks, Error> {
         let path = self.root().join("locks").join("parts");
-        Ok(PartLocks { file: open(&path)? })
+        Ok(PartLocks {
+            file: self.open_lock(&path)?,
+        })
     }
 }
 
@@ -183,25 +194,15 @@ impl Lock {
 
     fn recorded(&self) -> Option<Attempt> {
         let mut bytes = Vec::new();
-        (&self.file).read_to_end(&mut bytes).ok()?;
+        (&self.file).take(LONGEST).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
-}
-
-fn open(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .doing("open", path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
     let inode = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     matches!(
-        (file.metadata(), fs::metadata(path)),
+        (file.metadata(), fs::symlink_metadata(path)),
         (Ok(held), Ok(named)) if inode(&held) == inode(&named)
     )
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use std::fs::Metadata;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::root::Root;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 
@@ -220,8 +221,8 @@ impl Memo {
     }
 
     /// The memo in a file; empty when there is none, empty with a warning when it is damaged.
-    pub fn load(path: &Path) -> (Self, Option<String>) {
-        match fs::read(path) {
+    pub(super) fn load(root: &Root, path: &Path) -> (Self, Option<String>) {
+        match root.read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Self::default(), None),
             Err(error) => (Self::default(), Some(warning(path, &error.to_string()))),
             Ok(bytes) => match decode(bytes) {
@@ -232,14 +233,17 @@ impl Memo {
     }
 
     /// Writes the memo by rename. It is not synced: one lost to a power cut is a slower build.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
+    pub(super) fn save(&self, root: &Root, path: &Path) -> Result<(), Error> {
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = File::create(&temporary)
+        // Left by a process of this number, or by whoever made the cache.
+        let _ = root.remove_file(&temporary);
+        let written = root
+            .create_new(&temporary)
             .and_then(|file| self.write(file))
-            .and_then(|()| fs::rename(&temporary, path))
+            .and_then(|()| root.rename(&temporary, path))
             .doing("write", path);
         if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+            let _ = root.remove_file(&temporary);
         }
         written
     }
@@ -356,6 +360,8 @@ pub(crate) fn now_ns() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const OLD: Stamp = Stamp {
@@ -401,40 +407,42 @@ mod tests {
     #[test]
     fn reads_back_and_any_damage_empties_it() {
         let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path(), true);
         let path = directory.path().join("sources");
-        memo(9_000_000_000).save(&path).unwrap();
-        let (back, warning) = Memo::load(&path);
+        memo(9_000_000_000).save(&root, &path).unwrap();
+        let (back, warning) = Memo::load(&root, &path);
         assert_eq!((back.len(), warning), (1, None));
         let bytes = fs::read(&path).unwrap();
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
             fs::write(&path, &bytes[..cut]).unwrap();
-            let (back, warning) = Memo::load(&path);
+            let (back, warning) = Memo::load(&root, &path);
             assert!(back.is_empty() && warning.is_some(), "cut at {cut}");
         }
         let mut flipped = bytes;
         flipped[20] ^= 1;
         fs::write(&path, flipped).unwrap();
-        assert!(Memo::load(&path).0.is_empty());
+        assert!(Memo::load(&root, &path).0.is_empty());
     }
 
     #[test]
     fn what_nobody_asks_for_stays_as_it_was_read() {
         let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path(), true);
         let path = directory.path().join("sources");
         let mut all = Memo::default();
         for number in 0..1_000 {
             let digest = Digest::of(&[u8::try_from(number % 250).unwrap()]);
             all.note(format!("src/{number}").into(), OLD, digest, 9_000_000_000);
         }
-        all.save(&path).unwrap();
-        let (mut back, _) = Memo::load(&path);
+        all.save(&root, &path).unwrap();
+        let (mut back, _) = Memo::load(&root, &path);
         back.note("src/7".into(), OLD, Digest::of(b"other"), 9_000_000_000);
-        back.save(&path).unwrap();
+        back.save(&root, &path).unwrap();
         all.note("src/7".into(), OLD, Digest::of(b"other"), 9_000_000_000);
         let mut bytes = Vec::new();
         all.write(&mut bytes).unwrap();
         assert_eq!(fs::read(&path).unwrap(), bytes);
-        let (back, _) = Memo::load(&path);
+        let (back, _) = Memo::load(&root, &path);
         assert_eq!(back.len(), 1_000);
         assert_eq!(back.last(Path::new("src/7")), Some(Digest::of(b"other")));
         assert_eq!(back.last(Path::new("src/8")), Some(Digest::of(&[8])));

@@ -23,6 +23,7 @@ mod locks;
 mod memo;
 mod past;
 mod receipts;
+mod root;
 mod seal;
 
 use std::collections::HashMap;
@@ -46,8 +47,10 @@ pub(crate) use memo::now_ns;
 pub use memo::{Memo, Seen, Stamp};
 pub use past::Remembered;
 pub use receipts::{Found, Unsound};
+pub(crate) use root::Linked;
 pub use seal::{Bearer, Grounds, Moved, Sealed};
 
+use self::root::Root;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
 use crate::runner::{Process, place};
@@ -59,24 +62,46 @@ pub(crate) const MEMOS: [&str; 3] = ["sources", "blobs", "latest"];
 /// A store at a directory. Making one touches nothing.
 #[derive(Debug, Clone)]
 pub struct Store {
-    root: Arc<Path>,
+    root: Root,
     disk: Disk,
     /// How blobs looked when this process kept them. Clones share it.
     kept: Arc<Mutex<HashMap<Digest, Stamp>>>,
 }
 
 impl Store {
+    /// A store at a directory that the caller trusts.
     pub fn new(root: impl AsRef<Path>) -> Self {
+        Self::at(Root::new(root.as_ref(), true))
+    }
+
+    fn at(root: Root) -> Self {
         Self {
-            root: Arc::from(root.as_ref()),
-            disk: Disk::default(),
+            disk: Disk::below(root.clone()),
+            root,
             kept: Arc::default(),
         }
     }
 
-    /// The store of a workspace.
+    /// The store of a workspace: where `KBUILD_CACHE` says, else in `cache/`, which may have come with the project.
     pub fn of(workspace: &Workspace) -> Self {
-        Self::new(workspace.root().join("cache"))
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        match set("KBUILD_CACHE") {
+            Some(path) => Self::new(workspace.root().join(path)),
+            None => {
+                let is_trusted = set("KBUILD_TRUST_CACHE").is_some_and(|value| value == "1");
+                Self::at(Root::new(&workspace.root().join("cache"), is_trusted))
+            }
+        }
+    }
+
+    /// Why no build may use the store, if so: what is here belongs to somebody else, or leads elsewhere.
+    pub fn trouble(&self) -> Option<Error> {
+        self.root.trouble()
+    }
+
+    /// Below which all of the store is changed.
+    pub(crate) fn below(&self) -> &Root {
+        &self.root
     }
 
     /// The same store with another promise about power loss.
@@ -92,37 +117,39 @@ impl Store {
     }
 
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
-    /// Makes the directories that a build writes to.
+    /// Makes the directories that a build writes to, unless something here belongs to somebody else.
     pub fn create(&self) -> Result<(), Error> {
+        self.trouble().map_or(Ok(()), Err)?;
         for name in [
             "blobs", "receipts", "memo", "locks", "partial", "tmp", "logs", "latest",
         ] {
-            self.disk.create_directory(&self.root.join(name))?;
+            self.disk.create_directory(&self.root().join(name))?;
         }
-        self.disk.pend_name(&self.root);
+        self.disk.pend_name(self.root());
         Ok(())
     }
 
     /// Where checkpoints of the attempts at a key lie.
     pub fn partial(&self, key: &Digest) -> PathBuf {
-        self.root.join("partial").join(key.to_hex())
+        self.root().join("partial").join(key.to_hex())
     }
 
     /// Where the log of a build lies.
     pub fn logs(&self, build: &str) -> PathBuf {
-        self.root.join("logs").join(build)
+        self.root().join("logs").join(build)
     }
 
-    /// Every directory of logs, oldest first (names of builds begin with their time).
+    /// Every directory of logs, oldest first (names of builds begin with their time). Others that lie there are nobody's
+    /// logs, and stay.
     pub fn builds(&self) -> Vec<String> {
-        let mut builds: Vec<String> = std::fs::read_dir(self.root.join("logs"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
+        let logs = self.root.entries(&self.root().join("logs"));
+        let mut builds: Vec<String> = logs
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .filter(|name| is_build(name))
             .collect();
         builds.sort_unstable();
         builds
@@ -133,18 +160,18 @@ impl Store {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let me = Process::own();
-        self.root
+        self.root()
             .join("tmp")
             .join(format!("{}-{}-{}-{number}", me.pid, me.start, place()))
     }
 
     pub(crate) fn history_path(&self) -> PathBuf {
-        self.root.join("history")
+        self.root().join("history")
     }
 
     /// The memo of this name, with a warning when it was damaged.
     pub fn memo(&self, name: &str) -> (Memo, Option<String>) {
-        Memo::load(&self.root.join("memo").join(name))
+        Memo::load(&self.root, &self.root().join("memo").join(name))
     }
 
     /// Makes everything that was kept and written last, see [`durable`].
@@ -163,10 +190,29 @@ impl Store {
             return Ok(());
         }
         self.commit()?;
-        let directory = self.root.join("memo");
-        std::fs::create_dir_all(&directory).doing("create", &directory)?;
-        memo.save(&directory.join(name))
+        let directory = self.root().join("memo");
+        self.root
+            .create_dir_all(&directory)
+            .doing("create", &directory)?;
+        memo.save(&self.root, &directory.join(name))
     }
+}
+
+/// `20260131T235959.123-4711`: whether a name is one of a build.
+fn is_build(name: &str) -> bool {
+    let is_number = |text: &str, length| text.len() == length && is_digits(text);
+    name.split_once('T').is_some_and(|(day, rest)| {
+        is_number(day, 8)
+            && rest.split_once('.').is_some_and(|(second, rest)| {
+                let process = rest.split_once('-');
+                is_number(second, 6)
+                    && process.is_some_and(|(ms, id)| is_number(ms, 3) && is_digits(id))
+            })
+    })
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// `ab/cdef…` below `parent`, with an extension when one is given.

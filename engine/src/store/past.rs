@@ -4,10 +4,10 @@
 //! forgotten is not named.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Store;
+use super::root::Root;
 use crate::artifact::Content;
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -33,32 +33,34 @@ impl Store {
         if news.is_empty() {
             return Ok(());
         }
-        fs::create_dir_all(&directory).doing("create", &directory)?;
+        let root = self.below();
+        root.create_dir_all(&directory)
+            .doing("create", &directory)?;
         for (digest, parts) in news {
             let (temporary, path) = (self.temporary(), directory.join(digest.to_hex()));
-            fs::write(&temporary, serde_json::to_vec(parts).unwrap_or_default())
-                .and_then(|()| fs::rename(&temporary, &path))
+            let bytes = serde_json::to_vec(parts).unwrap_or_default();
+            root.write(&temporary, &path, &bytes)
                 .doing("write", &path)?;
         }
-        forget_oldest(&directory);
+        forget_oldest(root, &directory);
         Ok(())
     }
 
     fn remembered_parts(&self, artifact: &Digest) -> Option<Vec<NamedPart>> {
         let path = self.parts_directory().join(artifact.to_hex());
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        serde_json::from_slice(&self.below().read(&path).ok()?).ok()
     }
 }
 
-fn forget_oldest(directory: &Path) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+fn forget_oldest(root: &Root, directory: &Path) {
+    let entries = root.entries(directory).into_iter();
     let mut by_age: Vec<_> = entries
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .filter_map(|path| Some((path.symlink_metadata().ok()?.modified().ok()?, path)))
         .collect();
     by_age.sort_unstable();
     let surplus = by_age.len().saturating_sub(KEPT);
     by_age[..surplus].iter().for_each(|(_, path)| {
-        let _ = fs::remove_file(path);
+        let _ = root.remove_file(path);
     });
 }
 
@@ -153,7 +155,7 @@ mod tests {
         store.remember_parts(&artifacts).unwrap();
         let past = Remembered::new(&store, BTreeMap::new());
         assert_eq!(past.parts(&digest), Some(parts));
-        fs::write(store.parts_directory().join(digest.to_hex()), "[{").unwrap();
+        std::fs::write(store.parts_directory().join(digest.to_hex()), "[{").unwrap();
         assert_eq!(past.parts(&digest), None, "damage is forgetting");
         assert!(past.results().is_empty() && past.last("t").is_none());
     }

@@ -50,7 +50,7 @@ impl Store {
     /// The receipt of a key, whether or not its content is there.
     pub fn receipt(&self, key: &Digest) -> Result<Option<Receipt>, Unsound> {
         let path = self.receipt_path(key);
-        let bytes = match fs::read(&path) {
+        let bytes = match self.below().read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unsound(&path, &error.to_string())),
@@ -83,7 +83,7 @@ impl Store {
     pub fn receipts(&self) -> Vec<Receipt> {
         let files = self.receipt_files().into_iter();
         files
-            .filter_map(|path| parse(&fs::read(path).ok()?).ok())
+            .filter_map(|path| parse(&self.below().read(&path).ok()?).ok())
             .collect()
     }
 
@@ -92,7 +92,7 @@ impl Store {
     pub(super) fn all_receipts(&self) -> Result<Vec<Receipt>, Error> {
         let mut receipts = Vec::new();
         for path in self.receipt_files() {
-            match parse(&fs::read(&path).doing("read", &path)?) {
+            match parse(&self.below().read(&path).doing("read", &path)?) {
                 Ok(receipt) => receipts.push(receipt),
                 Err(Unusable::Damaged | Unusable::Forged(_)) => {}
                 Err(other) => return Err(Error::unusable(&path, other.to_string())),
@@ -112,15 +112,16 @@ impl Store {
 
     /// In the order of keys.
     fn receipt_files(&self) -> Vec<PathBuf> {
-        let fans = list(&self.root().join("receipts"));
-        let mut files: Vec<PathBuf> = fans.iter().flat_map(|fan| list(fan)).collect();
+        let fans = self.below().entries(&self.root().join("receipts"));
+        let files = fans.iter().flat_map(|fan| self.below().entries(fan));
+        let mut files: Vec<PathBuf> = files.filter(|path| is_receipt(path)).collect();
         files.sort_unstable();
         files
     }
 
     /// Why a receipt file cannot be used, if it cannot.
     pub(super) fn unsound_receipt(&self, path: &Path) -> Option<String> {
-        match fs::read(path) {
+        match self.below().read(path) {
             Err(error) => Some(error.to_string()),
             Ok(bytes) => match parse(&bytes) {
                 Err(cause) => Some(cause.to_string()),
@@ -144,7 +145,10 @@ impl Store {
 
     /// When a receipt was written.
     pub(super) fn receipt_age(&self, key: &Digest) -> Option<std::time::Duration> {
-        let written = fs::metadata(self.receipt_path(key)).ok()?.modified().ok()?;
+        let written = fs::symlink_metadata(self.receipt_path(key))
+            .ok()?
+            .modified()
+            .ok()?;
         written.elapsed().ok()
     }
 
@@ -153,9 +157,13 @@ impl Store {
     }
 }
 
-fn list(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+/// Whether the name is one of a receipt: others may be anybody's.
+fn is_receipt(path: &Path) -> bool {
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let head = path.parent().and_then(name);
+    let tail = name(path).and_then(|name| Some(name.strip_suffix(".json")?.to_owned()));
+    matches!((head, tail), (Some(head), Some(tail))
+        if head.len() == 2 && format!("{head}{tail}").parse::<Digest>().is_ok())
 }
 
 fn unsound(path: &Path, cause: &str) -> Unsound {

@@ -12,8 +12,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +23,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use self::form::{Group, HEAD, Looks, Seal, checked, decode, decode_rest};
 pub use self::grounds::{Bearer, Grounds};
 use super::memo::Stamp;
+use super::root::MOST as MOST_BYTES;
 use super::{Book, Store};
 use crate::digest::Digest;
 use crate::error::{Doing, Error};
@@ -113,31 +113,25 @@ impl Store {
 
     /// The book of a name that lies beside the seal of a question.
     pub fn book(&self, question: &Digest, name: &Digest) -> Option<Book> {
-        Book::open(&book_of(&self.seal_path(question)), name)
+        Book::open(self.below(), &book_of(&self.seal_path(question)), name)
     }
 
     fn write_seal(&self, question: &Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.seal_path(question);
         self.prune_seals(&path);
-        let temporary = self.temporary();
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| fs::rename(&temporary, &path))
-            .doing("write", &path);
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        self.below()
+            .write(&self.temporary(), &path, bytes)
+            .doing("write", &path)
     }
 
     /// What is known of a question, if there is a seal and no more has moved than a few tasks rest on.
     pub fn sealed(&self, question: &Digest) -> Option<Sealed> {
-        let mut file = File::open(self.seal_path(question)).ok()?;
+        let (mut file, found) = self.below().open_seen(&self.seal_path(question)).ok()?;
         let mut head = [0; HEAD];
         file.read_exact(&mut head).ok()?;
         let (length, others) = form::lengths(&head)?;
         let all = HEAD.checked_add(length)?.checked_add(others)? as u64;
-        let is_whole = file.metadata().ok()?.len() == all;
+        let is_whole = found.len() == all && all <= MOST_BYTES;
         let mut body = vec![0; is_whole.then_some(length)?];
         file.read_exact(&mut body).ok()?;
         let seal = decode(checked(&body)?, question)?;
@@ -168,22 +162,26 @@ impl Store {
 
     /// Makes room for one at `path`: of the others, those that were written longest ago go.
     fn prune_seals(&self, path: &Path) {
-        let entries = fs::read_dir(self.root().join("memo"));
+        let entries = self.below().entries(&self.root().join("memo"));
         let mut seals: Vec<_> = entries
             .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name().as_bytes().starts_with(b"seal-"))
-            .filter(|entry| entry.path() != path)
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .filter(|other| other != path && is_seal(other))
+            .filter_map(|path| Some((path.symlink_metadata().ok()?.modified().ok()?, path)))
             .collect();
         seals.sort_unstable();
         let old = seals.len().saturating_sub(KEPT - 1);
         for (_, path) in &seals[..old] {
-            let _ = fs::remove_file(path);
-            let _ = fs::remove_file(book_of(path));
+            let _ = self.below().remove_file(path);
+            let _ = self.below().remove_file(&book_of(path));
         }
     }
+}
+
+/// `seal-` and 32 hexadecimal digits.
+fn is_seal(path: &Path) -> bool {
+    let name = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
+    name.strip_prefix(b"seal-")
+        .is_some_and(|digits| digits.len() == 32 && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// `book-…` of `seal-…`.

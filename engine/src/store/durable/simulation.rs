@@ -6,6 +6,7 @@
 //! journaling file systems are. Then the store is opened again.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use super::*;
 use crate::artifact::Content;

@@ -1,3 +1,5 @@
+use std::fs::{self, File};
+
 use super::*;
 
 const LATER_NS: i64 = i64::MAX / 2;
