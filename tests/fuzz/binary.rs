@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kbuild_engine::digest::Digest;
-use kbuild_engine::store::{Grounds, Memo, Sealed, Store};
+use kbuild_engine::store::{Grounds, Sealed, Stamp, Store};
 
 const MEMO: &[u8] = b"kbmemo2\n";
 const SEAL: &[u8] = b"kbseal2\n";
@@ -28,12 +28,22 @@ pub fn memos(folder: &Path, bytes: &[u8]) -> String {
         file = [MEMO, &[&length, bytes].concat().repeat(64)].concat();
     }
     file.extend(checksum(&file));
-    let path = folder.join("memo");
+    let store = store(folder);
+    let path = folder.join("memo").join("sources");
     fs::write(&path, file).expect("the folder is writable");
-    let (memo, warning) = Memo::load(&path);
+    let (mut memo, warning) = store.memo("sources");
     let count = memo.len().min(3);
-    memo.last(Path::new("a"));
-    memo.save(&path).expect("the folder is writable");
+    let digest = memo.last(Path::new("a")).unwrap_or(Digest::of(bytes));
+    let stamp = Stamp {
+        size: 1,
+        mtime_ns: 1,
+        ctime_ns: 1,
+        inode: 1,
+    };
+    memo.note(PathBuf::from("a"), stamp, digest, 0);
+    store
+        .save_memo("sources", &memo)
+        .expect("the folder is writable");
     format!("{count} {}", warning.is_some())
 }
 

@@ -138,7 +138,7 @@ mod tests {
         }
         let too_long = [&[0xFF_u8; 8][..], &[0; 32]].concat();
         fs::write(&path, [&too_long[..], &1_u64.to_le_bytes()].concat()).unwrap();
-        let book = Book::open(&path, &Digest::of(&too_long)).unwrap();
+        let book = Book::open(store.below(), &path, &Digest::of(&too_long)).unwrap();
         assert_eq!(book.page(0), None);
         fs::remove_file(&path).unwrap();
         let again = Book::write(&store, &path, pages().into_iter()).unwrap();

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -47,6 +48,8 @@ pub(crate) struct Root {
     path: Arc<Path>,
     /// False: the directory came with the project, so it may be anybody's.
     is_trusted: bool,
+    /// True once it was found to be the user's own.
+    is_own: Arc<AtomicBool>,
     opened: Arc<Mutex<Option<Arc<OwnedFd>>>>,
 }
 
@@ -55,6 +58,7 @@ impl Root {
         Self {
             path: Arc::from(path),
             is_trusted,
+            is_own: Arc::default(),
             opened: Arc::default(),
         }
     }
@@ -69,20 +73,8 @@ impl Root {
             path.symlink_metadata()
                 .is_ok_and(|found| found.is_symlink())
         };
-        if !self.is_trusted
-            && let Ok(found) = self.path.symlink_metadata()
-        {
-            if found.is_symlink() {
-                return Some(Error::unusable(&self.path, LINK));
-            }
-            let me = rustix::process::geteuid().as_raw();
-            if found.uid() != me {
-                let message = format!("it belongs to user {}, not to you (user {me})", found.uid());
-                return Some(Error::unusable(
-                    &self.path,
-                    format!("{message}; {ELSEWHERE}"),
-                ));
-            }
+        if let Some(error) = self.foreign() {
+            return Some(error);
         }
         let mut own = OWN.iter().map(|name| self.path.join(name));
         let link = own.find(|path| is_link(path))?;
@@ -90,6 +82,41 @@ impl Root {
             &link,
             format!("it is a symbolic link; {ELSEWHERE}"),
         ))
+    }
+
+    /// Why the directory may be somebody else's: it is a link, or belongs to another user.
+    fn foreign(&self) -> Option<Error> {
+        if self.is_trusted {
+            return None;
+        }
+        let found = self.path.symlink_metadata().ok()?;
+        if found.is_symlink() {
+            return Some(Error::unusable(&self.path, LINK));
+        }
+        let me = rustix::process::geteuid().as_raw();
+        if found.uid() == me {
+            return None;
+        }
+        let message = format!("it belongs to user {}, not to you (user {me})", found.uid());
+        Some(Error::unusable(
+            &self.path,
+            format!("{message}; {ELSEWHERE}"),
+        ))
+    }
+
+    /// Whether something may be changed below the directory. It is looked at once.
+    fn permit(&self) -> io::Result<()> {
+        if self.is_own.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Some(error) = self.foreign() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                error.to_string(),
+            ));
+        }
+        self.is_own.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn directory(&self) -> io::Result<Arc<OwnedFd>> {
@@ -146,8 +173,9 @@ impl Root {
         reach(root.as_fd(), below, flags).map_err(|errno| self.explain(path, errno))
     }
 
-    /// The directory of a path, and the name in it.
+    /// The directory of a path, and the name in it, to change what lies there.
     fn place<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+        self.permit()?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Errno::INVAL.into());
         };
