@@ -301,7 +301,7 @@ fn watch(count: &AtomicU64, cause: &Path) {
         thread::sleep(Duration::from_millis(100));
         let now = count.load(Ordering::SeqCst);
         let (before, since, cpu) = seen;
-        if now != before || now % 2 == 0 {
+        if now != before || now.is_multiple_of(2) {
             seen = (now, Instant::now(), cpu_time());
         } else if cpu_time().saturating_sub(cpu) > MOST_CPU || since.elapsed() > MOST_WAIT {
             if !cause.exists() {
