@@ -198,6 +198,7 @@ fn the_pure_half_of_the_engine_touches_nothing() {
     ];
     let acts = [
         "build",
+        "read",
         "store",
         "workspace",
         "runner",

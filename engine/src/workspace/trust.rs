@@ -63,7 +63,9 @@ impl Trust {
         let real = |path: &Path| fs::canonicalize(path).ok();
         let is_it = |safe: &PathBuf| {
             let is_all = safe == Path::new("*");
-            is_all || safe == folder || (safe.is_absolute() && real(safe) == real(folder))
+            is_all
+                || safe == folder
+                || (safe.is_absolute() && real(safe).is_some_and(|safe| Some(safe) == real(folder)))
         };
         self.safe.iter().any(is_it)
     }

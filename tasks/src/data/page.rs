@@ -358,7 +358,8 @@ mod tests {
         let misnested = many(20_000, &|n| format!("<a id={n}><p><b id={n}>"));
         assert!(refusal(&misnested).is_some());
         let tables = "<table><b>x".repeat(50_000);
-        assert!(refusal(&tables).is_some());
+        // Of equal formatting elements the parser opens three again at most ("Noah's Ark"): this costs little.
+        assert_eq!(refusal(&tables), None);
     }
 
     #[test]
