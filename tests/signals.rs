@@ -25,6 +25,19 @@ fn project() -> Project {
     project
 }
 
+/// A build that another program becomes.
+fn through(project: &Project, program: &[&str]) -> Command {
+    let usual = project.command(&["--json"]);
+    let mut command = Command::new(program[0]);
+    command
+        .args(&program[1..])
+        .arg(usual.get_program())
+        .args(usual.get_args())
+        .current_dir(project.path("."))
+        .stdin(Stdio::null());
+    command
+}
+
 /// Starts a build and returns when its task runs.
 fn started(mut command: Command, project: &Project) -> Child {
     let child = command
@@ -49,7 +62,11 @@ fn send(child: &Child, signal: Signal) {
 fn a_signal_that_asks_to_end_leaves_nothing_behind() {
     for signal in [Signal::HUP, Signal::QUIT] {
         let project = project();
-        let child = started(project.command(&["--json"]), &project);
+        // Whoever runs the tests may ignore these signals, as `nohup` does.
+        let child = started(
+            through(&project, &["env", "--default-signal=HUP,QUIT"]),
+            &project,
+        );
         send(&child, Signal::USR1);
         send(&child, Signal::USR2);
         send(&child, signal);
@@ -63,14 +80,7 @@ fn a_signal_that_asks_to_end_leaves_nothing_behind() {
 #[test]
 fn nohup_keeps_a_build_alive() {
     let project = project();
-    let usual = project.command(&["--json"]);
-    let mut command = Command::new("nohup");
-    command
-        .arg(usual.get_program())
-        .args(usual.get_args())
-        .current_dir(project.path("."))
-        .stdin(Stdio::null());
-    let mut child = started(command, &project);
+    let mut child = started(through(&project, &["nohup"]), &project);
     send(&child, Signal::HUP);
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(child.try_wait().expect("it is ours").is_none());
