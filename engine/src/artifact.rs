@@ -85,7 +85,7 @@ impl Content {
         }
     }
 
-    /// What is wrong with the layout, if anything: only what this accepts is ever written below a directory.
+    /// The fault of the layout, if it has one. A content with a fault is never written below a directory.
     pub fn flaw(&self) -> Option<String> {
         match self {
             Self::File(_) => None,

@@ -14,7 +14,7 @@ pub const MOST_TEXT: u64 = 16 << 20;
 /// Opens a regular file for reading; returns at once, whatever lies there.
 ///
 /// # Errors
-/// What the system says, and that the file is not a regular one.
+/// An error of the system, or a file that is not regular.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -35,7 +35,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// The whole of a regular file that holds at most `most` bytes.
 ///
 /// # Errors
-/// What the system says, and that the file is not a regular one or is too long.
+/// An error of the system, a file that is not regular, or one that is too long.
 pub fn whole(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let too_long = || io::Error::other(format!("longer than {} MiB", most >> 20));

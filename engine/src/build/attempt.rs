@@ -249,7 +249,7 @@ impl Room {
     /// Bytes of all facts of an attempt.
     const ALL: usize = 1 << 20;
 
-    /// What is left beside these facts.
+    /// The room that is left when these facts are counted.
     pub fn of(measured: &Measured) -> Self {
         let facts = measured.iter().flat_map(|(port, facts)| {
             facts

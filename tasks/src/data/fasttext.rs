@@ -13,7 +13,6 @@ use kbuild_engine::runner::{AtPath, Failure, FailureClass};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::caught::caught;
 use super::fasttext_file;
 
 /// Label of what should be kept.
@@ -176,7 +175,7 @@ impl Classifier {
         };
         File::open(path).at(path)?;
         fasttext_file::check(path).map_err(refused)?;
-        let model = caught(|| FastText::load_model(path))
+        let model = crate::guard::quietly(|| FastText::load_model(path))
             .and_then(|loaded| loaded.map_err(|error| error.to_string()))
             .map_err(refused)?;
         let labels = model.get_labels().0;

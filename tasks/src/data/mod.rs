@@ -1,7 +1,6 @@
 //! From raw text to tokens: extract, clean, classify, tokenize.
 
 mod anonymize;
-mod caught;
 mod classify;
 pub mod cluster;
 mod decontaminate;
